@@ -1,0 +1,455 @@
+//! What travels: rows, keys, changes, transactions, chunks; and the batch that a target applies.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Code;
+use crate::schema::{TableName, TableSchema};
+use crate::version::{Position, Version};
+
+/// One value. Absent is not NULL: it must never overwrite anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cell<'a> {
+    /// A value in the canonical text form of its `ColumnType`.
+    Value(&'a [u8]),
+    /// SQL NULL.
+    Null,
+    /// The log did not carry this column.
+    Absent,
+}
+
+/// The cells of one row in the order of its schema's columns, in one allocation: a table of
+/// (offset, length) pairs, then the values.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Row(Box<[u8]>);
+
+const SPAN: usize = 8;
+const NULL: u32 = u32::MAX;
+const ABSENT: u32 = u32::MAX - 1;
+
+impl Row {
+    /// Builds a row from its cells.
+    pub fn from_cells<'a>(cells: impl IntoIterator<Item = Cell<'a>>) -> Row {
+        let cells: Vec<Cell<'a>> = cells.into_iter().collect();
+        let values: usize = cells.iter().map(|cell| cell.len()).sum();
+        let mut offset = cells.len() * SPAN;
+        let mut bytes = Vec::with_capacity(offset + values);
+        for cell in &cells {
+            let length = match cell {
+                Cell::Value(value) => value.len() as u32,
+                Cell::Null => NULL,
+                Cell::Absent => ABSENT,
+            };
+            bytes.extend_from_slice(&(offset as u32).to_le_bytes());
+            bytes.extend_from_slice(&length.to_le_bytes());
+            offset += cell.len();
+        }
+        for cell in &cells {
+            if let Cell::Value(value) = cell {
+                bytes.extend_from_slice(value);
+            }
+        }
+        Row(bytes.into_boxed_slice())
+    }
+
+    /// How many cells it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        // The first value begins where the table of spans ends.
+        if self.0.is_empty() { 0 } else { self.number(0) as usize / SPAN }
+    }
+
+    /// Whether it has no cells.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The cell at this place.
+    ///
+    /// # Panics
+    /// If the row has fewer cells: a defect, rows and schemas travel together.
+    #[must_use]
+    pub fn cell(&self, index: usize) -> Cell<'_> {
+        assert!(index < self.len(), "cell {index} of a row of {}", self.len());
+        let offset = self.number(index * SPAN) as usize;
+        match self.number(index * SPAN + 4) {
+            NULL => Cell::Null,
+            ABSENT => Cell::Absent,
+            length => Cell::Value(&self.0[offset..offset + length as usize]),
+        }
+    }
+
+    /// All cells in order.
+    pub fn cells(&self) -> impl ExactSizeIterator<Item = Cell<'_>> {
+        (0..self.len()).map(|index| self.cell(index))
+    }
+
+    /// Whether any cell is absent.
+    #[must_use]
+    pub fn has_absent(&self) -> bool {
+        self.cells().any(|cell| cell == Cell::Absent)
+    }
+
+    /// This row, with its absent cells taken from `older`.
+    #[must_use]
+    pub fn filled_from(&self, older: &Row) -> Row {
+        let pick = |(new, old)| if new == Cell::Absent { old } else { new };
+        Row::from_cells(self.cells().zip(older.cells()).map(pick))
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.0.len() + std::mem::size_of::<Row>()
+    }
+
+    fn number(&self, at: usize) -> u32 {
+        u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+    }
+}
+
+impl Cell<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Cell::Value(value) => value.len(),
+            Cell::Null | Cell::Absent => 0,
+        }
+    }
+}
+
+// Row values never reach a log, not even through a debug print.
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Row({} cells, {} bytes)", self.len(), self.0.len())
+    }
+}
+
+/// The values of a row's key columns in key order, as one string of bytes: for each its length
+/// (u32 big-endian) and its text. Equal keys are equal bytes; the order of the bytes means nothing.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Key(Box<[u8]>);
+
+impl Key {
+    /// The key of no row; stands for the whole table where a truncation is remembered.
+    #[must_use]
+    pub fn whole_table() -> Key {
+        Key(Box::default())
+    }
+
+    /// A key from the values of its columns.
+    pub fn from_values<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Key {
+        let mut bytes = Vec::new();
+        for value in values {
+            bytes.extend_from_slice(&(value.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(value);
+        }
+        Key(bytes.into_boxed_slice())
+    }
+
+    /// The key of a row; `None` if a key column is NULL or absent.
+    #[must_use]
+    pub fn of(table: &TableSchema, row: &Row) -> Option<Key> {
+        let mut values = Vec::with_capacity(table.key.len());
+        for &index in &table.key {
+            match row.cell(index) {
+                Cell::Value(value) => values.push(value),
+                Cell::Null | Cell::Absent => return None,
+            }
+        }
+        Some(Key::from_values(values))
+    }
+
+    /// The stored form.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Reads the stored form; `None` if it is damaged.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Key> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let length = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?) as usize;
+            rest = rest.get(4 + length..)?;
+        }
+        Some(Key(bytes.into()))
+    }
+
+    /// The values of the key columns, in key order.
+    pub fn values(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest: &[u8] = &self.0;
+        std::iter::from_fn(move || {
+            let (length, tail) = rest.split_at_checked(4)?;
+            let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]) as usize;
+            let (value, tail) = tail.split_at_checked(length)?;
+            rest = tail;
+            Some(value)
+        })
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.0.len() + std::mem::size_of::<Key>()
+    }
+}
+
+// A key is part of a row's values.
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({} bytes)", self.0.len())
+    }
+}
+
+/// Microseconds since 1970-01-01 00:00:00 UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Timestamp(pub i64);
+
+/// One row inserted, updated or deleted, or one table truncated. An update that changes the key
+/// is a `Delete` of the old key, then an `Upsert` of the new one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The row exists with these cells.
+    Upsert {
+        /// Its shape at this point of the log.
+        table: Arc<TableSchema>,
+        /// Its cells; key columns are always there.
+        row: Row,
+    },
+    /// The row is gone.
+    Delete {
+        /// Its shape at this point of the log.
+        table: Arc<TableSchema>,
+        /// Which row.
+        key: Key,
+    },
+    /// Every row of the table is gone.
+    Truncate {
+        /// Its shape at this point of the log.
+        table: Arc<TableSchema>,
+    },
+    /// The source cannot go on with this table (its shape changed in a way that is not followed).
+    /// No further change of it comes from this stream.
+    Halt {
+        /// Which table.
+        table: TableName,
+        /// Why, for scripts.
+        code: Code,
+        /// Why and what to type next, for people.
+        message: String,
+    },
+}
+
+impl Change {
+    /// Which table it belongs to.
+    #[must_use]
+    pub fn table(&self) -> &TableName {
+        match self {
+            Change::Upsert { table, .. }
+            | Change::Delete { table, .. }
+            | Change::Truncate { table } => &table.name,
+            Change::Halt { table, .. } => table,
+        }
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        std::mem::size_of::<Change>()
+            + match self {
+                Change::Upsert { row, .. } => row.size(),
+                Change::Delete { key, .. } => key.size(),
+                Change::Truncate { .. } | Change::Halt { .. } => 0,
+            }
+    }
+}
+
+/// The changes of one commit, or a part of them when the commit is too large to hold at once.
+/// Without changes it only says that the log has been read up to `position`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// The commit's place in the log, ordinal 0.
+    pub version: Version,
+    /// Where to resume after the whole transaction; meaningless unless `complete`.
+    pub position: Position,
+    /// When it was committed at the source.
+    pub committed_at: Timestamp,
+    /// Ordinal of the first change: 1, or more in a later part. The others follow one by one.
+    pub first_ordinal: u32,
+    /// The changes, in order.
+    pub changes: Vec<Change>,
+    /// Whether this is the last part.
+    pub complete: bool,
+}
+
+impl Transaction {
+    /// The changes with the version of each.
+    pub fn versioned(self) -> impl Iterator<Item = (Version, Change)> {
+        let (version, first) = (self.version, self.first_ordinal);
+        (first..)
+            .zip(self.changes)
+            .map(move |(ordinal, change)| (version.with_ordinal(ordinal), change))
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        std::mem::size_of::<Transaction>() + self.changes.iter().map(Change::size).sum::<usize>()
+    }
+}
+
+/// Rows read from the source in one snapshot, and the version that they may claim: every change
+/// at or below it is contained, every change above it is still to come on the log.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// The table's shape in the snapshot.
+    pub table: Arc<TableSchema>,
+    /// The version of its rows, ordinal 0.
+    pub version: Version,
+    /// When the snapshot was taken, by the source's clock.
+    pub read_at: Timestamp,
+    /// The rows, in the source's key order where a range was read.
+    pub rows: Vec<(Key, Row)>,
+    /// Where the next chunk begins; `None` when the table's end was reached.
+    pub next: Option<Key>,
+}
+
+/// A row on its way into the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowUpsert {
+    /// The row's key.
+    pub key: Key,
+    /// Its cells. An absent one keeps what the target's row has.
+    pub row: Row,
+    /// Its rank.
+    pub version: Version,
+    /// Commit time at the source; for a backfilled row the time it was read.
+    pub updated_at: Timestamp,
+}
+
+/// A row to be removed from the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowDelete {
+    /// The row's key.
+    pub key: Key,
+    /// The rank of the deletion.
+    pub version: Version,
+    /// Commit time at the source.
+    pub updated_at: Timestamp,
+}
+
+/// What one batch does to one table: the truncation first, then deletes, then upserts.
+/// No key occurs twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableBatch {
+    /// The shape that all rows have. The target was prepared for it, or for more columns.
+    pub table: Arc<TableSchema>,
+    /// Remove every row older than this, and remember it as the tombstone of the whole table.
+    pub truncated: Option<(Version, Timestamp)>,
+    /// Rows to be removed.
+    pub deletes: Vec<RowDelete>,
+    /// Rows to be written.
+    pub upserts: Vec<RowUpsert>,
+}
+
+/// How far a pipeline has come in the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Where the source resumes.
+    pub position: Position,
+    /// The last commit applied, ordinal 0.
+    pub version: Version,
+    /// Counts the transactions of this pipeline in the target, so that a lost answer to a commit
+    /// can be told from a commit that failed.
+    pub sequence: u64,
+}
+
+/// One target transaction: at most one change per key and table, and the checkpoint it reaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// What is recorded together with the rows. Its sequence is one more than the target's.
+    pub checkpoint: Checkpoint,
+    /// Tombstones below this are neither written nor kept: nothing older can arrive.
+    pub floor: Version,
+    /// The changes, by table.
+    pub tables: Vec<TableBatch>,
+    /// What is recorded of tables whose state changes with this batch.
+    pub status: BTreeMap<TableName, TableStatus>,
+}
+
+/// What the target records of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum TableStatus {
+    /// Not every row has been copied yet.
+    Copying,
+    /// Complete up to the checkpoint.
+    Live,
+    /// Its changes are not applied since `version`; only a new copy of it mends that.
+    Stopped {
+        /// Why, for scripts.
+        code: Code,
+        /// Why and what to type next, for people.
+        message: String,
+        /// The first change that was not applied.
+        version: Version,
+    },
+}
+
+/// What the target did with a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is durable.
+    Done,
+    /// Nothing was done: these rows have absent cells and the target does not have their row.
+    /// Read them from the source and apply the batch again with them complete.
+    NeedsRows(Vec<(TableName, Vec<Key>)>),
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_cells() -> impl Strategy<Value = Vec<Option<Option<Vec<u8>>>>> {
+        proptest::collection::vec(any::<Option<Option<Vec<u8>>>>(), 0..9)
+    }
+
+    fn cell(cell: &Option<Option<Vec<u8>>>) -> Cell<'_> {
+        match cell {
+            None => Cell::Absent,
+            Some(None) => Cell::Null,
+            Some(Some(value)) => Cell::Value(value),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_row_gives_back_its_cells(cells in any_cells()) {
+            let row = Row::from_cells(cells.iter().map(cell));
+            prop_assert_eq!(row.len(), cells.len());
+            prop_assert!(row.cells().eq(cells.iter().map(cell)));
+        }
+
+        #[test]
+        fn a_key_gives_back_its_values(values in any::<Vec<Vec<u8>>>()) {
+            let key = Key::from_values(values.iter().map(Vec::as_slice));
+            prop_assert!(key.values().eq(values.iter().map(Vec::as_slice)));
+            prop_assert_eq!(Key::from_bytes(key.as_bytes()), Some(key));
+        }
+    }
+
+    #[test]
+    fn an_absent_cell_is_filled_and_a_null_is_not() {
+        let new = Row::from_cells([Cell::Value(b"1"), Cell::Absent, Cell::Null]);
+        let old = Row::from_cells([Cell::Value(b"0"), Cell::Value(b"x"), Cell::Value(b"y")]);
+        let filled = Row::from_cells([Cell::Value(b"1"), Cell::Value(b"x"), Cell::Null]);
+        assert_eq!(new.filled_from(&old), filled);
+    }
+}
