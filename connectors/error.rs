@@ -89,6 +89,8 @@ pub enum Code {
     StateUnsafe,
     /// The disk of the state directory is full or failing.
     StateDisk,
+    /// Not a failure: a stopped table is taken up again, with new connections.
+    Resumed,
     /// A defect in driftless itself.
     Internal,
 }
@@ -130,6 +132,7 @@ impl Code {
             Code::StateOther => "state-other",
             Code::StateUnsafe => "state-unsafe",
             Code::StateDisk => "state-disk",
+            Code::Resumed => "resumed",
             Code::Internal => "internal",
         }
     }

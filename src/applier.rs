@@ -1,0 +1,447 @@
+//! The task that owns the target: prepares tables, applies batches, records the checkpoint.
+//!
+//! Order of durability: the target commits, then the state directory is written, then the reader
+//! may acknowledge. Chunks of a backfill take turns with batches of the log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use connectors::change::{
+    Applied, Batch, Checkpoint, Key, TableBatch, TableStatus, Timestamp,
+};
+use connectors::error::{Code, Error, Kind, Result};
+use connectors::schema::{Evolution, TableName, TableSchema};
+use connectors::version::{Position, Version};
+use connectors::{Prepared, RowReader, Source, Target};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use crate::batcher::{LogBatch, Request};
+use crate::floor::{Floor, Hold};
+use crate::merge::{MergedTable, complete};
+use crate::persist::Persist;
+use crate::status::Status;
+use crate::tables::Tables;
+
+/// A position that moved without changes is recorded this often.
+const IDLE_EVERY: Duration = Duration::from_secs(2);
+/// The state directory is written, and the source acknowledged, at most this often.
+const PERSIST_EVERY: Duration = Duration::from_millis(500);
+
+/// What a backfill wants done in the target.
+#[derive(Debug)]
+pub struct Order {
+    /// Which table it is about.
+    pub table: TableName,
+    /// Rows of a chunk, with the hold under which they were read.
+    pub rows: Option<(TableBatch, Hold)>,
+    /// The table's new state, recorded in the same transaction.
+    pub status: Option<TableStatus>,
+    /// Gets the target's sequence when it is durable.
+    pub done: oneshot::Sender<std::result::Result<u64, Error>>,
+}
+
+/// A table whose target got new columns, which rows copied earlier do not have.
+#[derive(Clone, Debug)]
+pub struct Widened {
+    /// Which table.
+    pub table: TableName,
+    /// Which columns.
+    pub columns: Vec<String>,
+}
+
+/// Where the applier hears from the other tasks, and tells them.
+pub struct Channels {
+    /// Asks the batcher for the next batch.
+    pub requests: mpsc::Sender<Request>,
+    /// Orders of the backfills.
+    pub orders: mpsc::Receiver<Order>,
+    /// Tells the backfills of tables that got columns.
+    pub widened: mpsc::UnboundedSender<Widened>,
+    /// Tells the reader what may be acknowledged.
+    pub durable: watch::Sender<Position>,
+    /// Tells everybody how far the target has come.
+    pub reached: watch::Sender<Version>,
+    /// Set when the pipeline shall end.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// The task's state.
+pub struct Applier {
+    /// The target, claimed.
+    pub target: Box<dyn Target>,
+    /// For rows that the log carried only in part.
+    pub source: Arc<dyn Source>,
+    /// Opened when it is first needed.
+    pub row_reader: Option<Box<dyn RowReader>>,
+    /// The second copy of the checkpoint.
+    pub persist: Persist,
+    /// Shared with the backfills.
+    pub floor: Arc<Floor>,
+    /// Shared with the backfills.
+    pub tables: Arc<Tables>,
+    /// For people.
+    pub status: Arc<Status>,
+    /// What the target has.
+    pub checkpoint: Checkpoint,
+    /// Whether one table's error stops the whole pipeline.
+    pub stop_on_table_error: bool,
+    /// The other tasks.
+    pub channels: Channels,
+}
+
+enum Next {
+    Stop,
+    Order(Order),
+    Log(LogBatch),
+    Timer,
+}
+
+impl Applier {
+    /// Applies until told to stop; then leaves everything durable.
+    ///
+    /// # Errors
+    /// Whatever the target or the state directory cannot go on with.
+    pub async fn run(mut self) -> Result<()> {
+        let mut idle: Option<(Position, Version)> = None;
+        let mut last_commit = Instant::now();
+        let mut request: Option<oneshot::Receiver<LogBatch>> = None;
+        let mut orders_first = true;
+        loop {
+            self.persist_when_due(PERSIST_EVERY)?;
+            let due = if idle.is_some() { last_commit + IDLE_EVERY } else { self.persist_due() };
+            let next = self.next(&mut request, orders_first, due).await?;
+            match next {
+                Next::Stop => break,
+                Next::Timer if idle.is_none() => continue,
+                Next::Timer => self.apply_idle(&mut idle).await?,
+                Next::Order(order) => {
+                    orders_first = false;
+                    self.apply_order(order).await?;
+                }
+                Next::Log(batch) if batch.only_moves() => {
+                    orders_first = true;
+                    idle = batch.reached.or(idle);
+                    // A marker of ours wants to be seen at once.
+                    if batch.transactions == 0 && last_commit.elapsed() < IDLE_EVERY {
+                        continue;
+                    }
+                    self.apply_idle(&mut idle).await?;
+                }
+                Next::Log(mut batch) => {
+                    orders_first = true;
+                    batch.reached = batch.reached.or(idle.take());
+                    self.apply_log(batch).await?;
+                }
+            }
+            last_commit = Instant::now();
+        }
+        self.persist_when_due(Duration::ZERO)
+    }
+
+    async fn next(
+        &mut self,
+        request: &mut Option<oneshot::Receiver<LogBatch>>,
+        orders_first: bool,
+        due: Instant,
+    ) -> Result<Next> {
+        let channels = &mut self.channels;
+        if request.is_none() {
+            let (sender, receiver) = oneshot::channel();
+            channels.requests.send(sender).await.map_err(|_| gone("batcher"))?;
+            *request = Some(receiver);
+        }
+        let waiting = request.as_mut().ok_or_else(|| gone("request"))?;
+        let next = if orders_first {
+            tokio::select! {
+                biased;
+                _ = channels.stop.wait_for(|stop| *stop) => Next::Stop,
+                order = channels.orders.recv() => Next::Order(order.ok_or_else(|| gone("backfill"))?),
+                batch = &mut *waiting => Next::Log(batch.map_err(|_| gone("batcher"))?),
+                () = tokio::time::sleep_until(due) => Next::Timer,
+            }
+        } else {
+            tokio::select! {
+                biased;
+                _ = channels.stop.wait_for(|stop| *stop) => Next::Stop,
+                batch = &mut *waiting => Next::Log(batch.map_err(|_| gone("batcher"))?),
+                order = channels.orders.recv() => Next::Order(order.ok_or_else(|| gone("backfill"))?),
+                () = tokio::time::sleep_until(due) => Next::Timer,
+            }
+        };
+        if matches!(next, Next::Log(_)) {
+            *request = None;
+        }
+        Ok(next)
+    }
+
+    async fn apply_idle(&mut self, idle: &mut Option<(Position, Version)>) -> Result<()> {
+        let Some(reached) = idle.take() else { return Ok(()) };
+        self.commit(Vec::new(), BTreeMap::new(), Some(reached)).await
+    }
+
+    async fn apply_log(&mut self, batch: LogBatch) -> Result<()> {
+        let started = Instant::now();
+        let LogBatch { tables, reached, halted, committed_at, transactions, changes } = batch;
+        let mut statuses = BTreeMap::new();
+        for (name, status) in halted {
+            self.stop_table(&name, status, &mut statuses)?;
+        }
+        let mut ready = Vec::with_capacity(tables.len());
+        for merged in tables {
+            if let Some(table) = self.ready_table(merged, &mut statuses).await? {
+                ready.push(table);
+            }
+        }
+        let rows: usize = ready.iter().map(|t| t.upserts.len() + t.deletes.len()).sum();
+        self.commit(ready, statuses, reached).await?;
+        let elapsed_ms = started.elapsed().as_millis() as u64;
+        debug!(rows, changes, transactions, elapsed_ms, position = %self.checkpoint.position, "batch applied");
+        self.status.applied(rows as u64, changes, transactions, committed_at.map(|Timestamp(at)| at));
+        Ok(())
+    }
+
+    /// Makes one table's part of a log batch ready for the target, or leaves it out because the
+    /// table is stopped.
+    async fn ready_table(
+        &mut self,
+        merged: MergedTable,
+        statuses: &mut BTreeMap<TableName, TableStatus>,
+    ) -> Result<Option<TableBatch>> {
+        let MergedTable { mut batch, mut orphans } = merged;
+        let name = batch.table.name.clone();
+        if !self.tables.is_running(&name) {
+            return Ok(None);
+        }
+        let outcome = match self.follow_shape(&batch).await {
+            Ok(()) => {
+                if !self.tables.is_trusted(&name) {
+                    orphans = partial_keys(&batch);
+                }
+                self.complete_rows(&mut batch, &orphans).await
+            }
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(()) => Ok(Some(batch)),
+            Err(error) => {
+                let version = first_version(&batch).unwrap_or(self.checkpoint.version);
+                self.stop_or_fail(error, version, statuses)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Compares the shape of a table's rows with the one in the target, and adds new columns.
+    async fn follow_shape(&mut self, batch: &TableBatch) -> Result<()> {
+        let name = &batch.table.name;
+        let Some(known) = self.tables.get(name) else {
+            return Err(Error::table(name, Code::Internal, format!("table {name} was never prepared")));
+        };
+        match known.schema.evolution(&batch.table) {
+            Evolution::Same | Evolution::Reordered | Evolution::Fewer => Ok(()),
+            Evolution::Added(_) => self.widen(&batch.table).await,
+            Evolution::Changed(how) => Err(shape_changed(name, &how)),
+        }
+    }
+
+    async fn widen(&mut self, schema: &Arc<TableSchema>) -> Result<()> {
+        // The target records the table as `Copying` together with the new columns.
+        if let Prepared::Added(columns) = self.target.prepare(schema).await? {
+            info!(table = %schema.name, ?columns, "columns added in the target");
+            self.tables.insert(Arc::clone(schema), TableStatus::Copying);
+            let widened = Widened { table: schema.name.clone(), columns };
+            self.channels.widened.send(widened).map_err(|_| gone("backfill"))?;
+        }
+        let status = self.tables.get(&schema.name).map_or(TableStatus::Live, |table| table.status);
+        self.tables.insert(Arc::clone(schema), status);
+        Ok(())
+    }
+
+    /// Reads rows from the source that a partial change cannot take from the target.
+    async fn complete_rows(&mut self, batch: &mut TableBatch, keys: &[Key]) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let asked = batch.upserts.iter().filter(|upsert| keys.contains(&upsert.key));
+        let Some(at) = asked.map(|upsert| upsert.version).max() else { return Ok(()) };
+        let reader = match &mut self.row_reader {
+            Some(reader) => reader,
+            None => self.row_reader.insert(self.source.reader().await?),
+        };
+        let rows = reader.reread(&batch.table, keys, at).await?;
+        debug!(table = %batch.table.name, asked = keys.len(), found = rows.len(), "rows read again");
+        complete(batch, &rows, keys);
+        Ok(())
+    }
+
+    async fn apply_order(&mut self, order: Order) -> Result<()> {
+        let Order { table, rows, status, done } = order;
+        // A shape that changed since the rows were read: the backfill reads them again.
+        let stale = rows.as_ref().is_some_and(|(batch, _)| {
+            self.tables.get(&table).is_none_or(|known| known.schema != batch.table)
+        });
+        if stale {
+            let error = Error::transient(Code::SchemaChange, "the table's shape changed");
+            let _ = done.send(Err(error));
+            return Ok(());
+        }
+        if rows.is_some() && !self.tables.is_running(&table) {
+            let _ = done.send(Err(self.stopped(&table)));
+            return Ok(());
+        }
+        let statuses = status.into_iter().map(|status| (table.clone(), status)).collect();
+        let (batch, hold) = rows.unzip();
+        let outcome = self.commit(batch.into_iter().collect(), statuses, None).await;
+        drop(hold);
+        let running = self.tables.is_running(&table);
+        let answer = if running { Ok(self.checkpoint.sequence) } else { Err(self.stopped(&table)) };
+        outcome?;
+        // A backfill that no longer waits has been ended with the pipeline.
+        let _ = done.send(answer);
+        Ok(())
+    }
+
+    fn stopped(&self, name: &TableName) -> Error {
+        match self.tables.get(name).map(|table| table.status) {
+            Some(TableStatus::Stopped { code, message, .. }) => Error::table(name, code, message),
+            _ => Error::table(name, Code::Internal, format!("table {name} is not replicated")),
+        }
+    }
+
+    /// One target transaction. A table that the target refuses is stopped and left out.
+    async fn commit(
+        &mut self,
+        tables: Vec<TableBatch>,
+        status: BTreeMap<TableName, TableStatus>,
+        reached: Option<(Position, Version)>,
+    ) -> Result<()> {
+        let (position, version) = reached.unwrap_or_else(|| {
+            (self.checkpoint.position.clone(), self.checkpoint.version)
+        });
+        let sequence = self.checkpoint.sequence + 1;
+        let floor = self.floor.announce(version);
+        let checkpoint = Checkpoint { position, version, sequence };
+        let mut batch = Batch { checkpoint, floor, tables, status };
+        loop {
+            match self.target.apply(&batch).await {
+                Ok(Applied::Done) => break,
+                Ok(Applied::NeedsRows(wanted)) => self.complete_batch(&mut batch, wanted).await?,
+                Err(error) => self.leave_out(error, &mut batch)?,
+            }
+        }
+        for (name, status) in &batch.status {
+            self.tables.set_status(name, status.clone());
+            self.status.table_status(name, status);
+        }
+        self.checkpoint = batch.checkpoint;
+        self.persist.note(&self.checkpoint);
+        self.status.reached(&self.checkpoint);
+        self.channels.reached.send_replace(self.checkpoint.version);
+        Ok(())
+    }
+
+    async fn complete_batch(
+        &mut self,
+        batch: &mut Batch,
+        wanted: Vec<(TableName, Vec<Key>)>,
+    ) -> Result<()> {
+        for (name, keys) in wanted {
+            let Some(at) = batch.tables.iter().position(|part| part.table.name == name) else {
+                continue;
+            };
+            let mut part = batch.tables.swap_remove(at);
+            match self.complete_rows(&mut part, &keys).await {
+                Ok(()) => batch.tables.push(part),
+                Err(error) => {
+                    let version = first_version(&part).unwrap_or(batch.checkpoint.version);
+                    self.stop_or_fail(error, version, &mut batch.status)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn leave_out(&mut self, error: Error, batch: &mut Batch) -> Result<()> {
+        let Kind::Table(name) = &error.kind else { return Err(error) };
+        let Some(at) = batch.tables.iter().position(|part| part.table.name == *name) else {
+            return Err(Error { kind: Kind::Stop, ..error });
+        };
+        let part = batch.tables.swap_remove(at);
+        let version = first_version(&part).unwrap_or(batch.checkpoint.version);
+        self.stop_or_fail(error, version, &mut batch.status)
+    }
+
+    fn stop_or_fail(
+        &mut self,
+        error: Error,
+        version: Version,
+        statuses: &mut BTreeMap<TableName, TableStatus>,
+    ) -> Result<()> {
+        let Kind::Table(name) = error.kind.clone() else { return Err(error) };
+        let Error { code, message, .. } = error;
+        self.stop_table(&name, TableStatus::Stopped { code, message, version }, statuses)
+    }
+
+    fn stop_table(
+        &mut self,
+        name: &TableName,
+        status: TableStatus,
+        statuses: &mut BTreeMap<TableName, TableStatus>,
+    ) -> Result<()> {
+        if let TableStatus::Stopped { code, message, version } = &status {
+            if self.stop_on_table_error {
+                return Err(Error::stop(*code, message.clone()));
+            }
+            error!(table = %name, %code, %version, reason = message, "table stopped");
+        }
+        self.tables.set_status(name, status.clone());
+        statuses.insert(name.clone(), status);
+        Ok(())
+    }
+
+    fn persist_due(&self) -> Instant {
+        self.persist.due(PERSIST_EVERY)
+    }
+
+    fn persist_when_due(&mut self, every: Duration) -> Result<()> {
+        if let Some(saved) = self.persist.save_when_due(every)? {
+            self.channels.durable.send_replace(saved);
+        }
+        Ok(())
+    }
+}
+
+impl LogBatch {
+    fn only_moves(&self) -> bool {
+        self.tables.is_empty() && self.halted.is_empty()
+    }
+}
+
+/// The error of a table whose shape changed in a way that is not followed.
+#[must_use]
+pub fn shape_changed(name: &TableName, how: &str) -> Error {
+    let message = format!(
+        "the shape of table {name} changed: {how}; change or drop the target's table to match, \
+         then run `driftless backfill --table {name}`"
+    );
+    warn!(table = %name, how, "table changed its shape");
+    Error::table(name, Code::SchemaChange, message)
+}
+
+fn partial_keys(batch: &TableBatch) -> Vec<Key> {
+    let partial = batch.upserts.iter().filter(|upsert| upsert.row.has_absent());
+    partial.map(|upsert| upsert.key.clone()).collect()
+}
+
+fn first_version(batch: &TableBatch) -> Option<Version> {
+    let upserts = batch.upserts.iter().map(|upsert| upsert.version);
+    let deletes = batch.deletes.iter().map(|delete| delete.version);
+    upserts.chain(deletes).chain(batch.truncated.map(|(version, _)| version)).min()
+}
+
+fn gone(task: &str) -> Error {
+    Error::transient(Code::Internal, format!("the {task} task has ended"))
+}

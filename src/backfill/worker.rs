@@ -1,0 +1,281 @@
+//! One copy of one table: chunk by chunk, then the sweep of rows that are gone from the source.
+//!
+//! The sweep does not delete blindly. It lists the target's rows that are older than the marker,
+//! asks the source for them by key, and applies the answer like any chunk.
+
+use std::sync::Arc;
+
+use connectors::change::{Chunk, Key, TableStatus};
+use connectors::error::{Code, Error, Result};
+use connectors::schema::TableSchema;
+use connectors::version::Version;
+use connectors::{ChunkRequest, KeyScan, RowReader, Target};
+use state::{Phase, Task};
+use tokio::sync::{mpsc, oneshot};
+use tracing::info;
+
+use super::{Shared, task_table};
+use crate::applier::Order;
+use crate::control::Reply;
+use crate::floor::Hold;
+use crate::merge::chunk_batch;
+use crate::persist::{blocking, state_error};
+
+/// How many keys are asked for at once in a sweep or a repair.
+const KEYS_PER_READ: usize = 1000;
+
+/// The state of one copy.
+pub struct Worker {
+    shared: Shared,
+    task: Task,
+    reader: Box<dyn RowReader>,
+    reply: Option<mpsc::Sender<Reply>>,
+    rows_estimated: Option<u64>,
+    sent: Option<Sent>,
+}
+
+/// A chunk that is on its way into the target, and what the ledger says once it is there.
+struct Sent {
+    done: oneshot::Receiver<Result<u64>>,
+    ledger: Task,
+}
+
+/// Why a copy begins again.
+enum Interrupted {
+    /// The table got columns since it began.
+    Reshaped,
+    /// It cannot go on.
+    Failed(Error),
+}
+
+impl From<Error> for Interrupted {
+    fn from(error: Error) -> Interrupted {
+        Interrupted::Failed(error)
+    }
+}
+
+impl Worker {
+    /// A worker for a new or a resumed task.
+    pub fn new(
+        shared: Shared,
+        task: Task,
+        reader: Box<dyn RowReader>,
+        reply: Option<mpsc::Sender<Reply>>,
+    ) -> Worker {
+        Worker { shared, task, reader, reply, rows_estimated: None, sent: None }
+    }
+
+    /// Runs to the end of the copy; gives the task back with its row count.
+    pub async fn run(mut self) -> (Task, Result<()>) {
+        loop {
+            match self.attempt().await {
+                Ok(()) => return (self.task, Ok(())),
+                Err(Interrupted::Failed(error)) => return (self.task, Err(error)),
+                Err(Interrupted::Reshaped) => {
+                    info!(table = %task_table(&self.task), "shape changed: copy begins again");
+                    self.begin_again();
+                }
+            }
+        }
+    }
+
+    /// Rows copied before lack the new columns, so this time they must be written over: the new
+    /// marker is above the version that they have.
+    fn begin_again(&mut self) {
+        if !self.task.sweep {
+            self.shared.tables.begin_recopy(&task_table(&self.task));
+            self.task.sweep = true;
+        }
+        self.task.marker = None;
+        self.task.after = None;
+        self.task.rows = 0;
+        self.task.phase = Phase::Copy;
+        self.sent = None;
+    }
+
+    async fn attempt(&mut self) -> std::result::Result<(), Interrupted> {
+        let table = self.schema()?;
+        self.rows_estimated = self.shared.source.estimate_rows(&table).await.ok();
+        if self.task.sweep && self.task.marker.is_none() {
+            let marker = self.shared.source.mark(self.shared.epoch).await?;
+            self.task.marker = Some(marker.to_bytes());
+            self.save()?;
+        }
+        if let Some(keys) = self.task.keys.clone() {
+            return self.repair(&table, &keys).await;
+        }
+        if self.task.phase == Phase::Copy {
+            self.copy(&table).await?;
+        }
+        if self.task.sweep {
+            self.sweep(&table).await?;
+        }
+        self.settle().await?;
+        if self.task.filter.is_none() && !self.another_copy_is_due()? {
+            super::order_status(&self.shared, &table.name, TableStatus::Live).await?;
+        }
+        Ok(())
+    }
+
+    async fn copy(&mut self, table: &Arc<TableSchema>) -> std::result::Result<(), Interrupted> {
+        let mut after = self.key_from_ledger()?;
+        loop {
+            let hold = self.shared.floor.hold();
+            let request = ChunkRequest {
+                table,
+                after: after.as_ref(),
+                filter: self.task.filter.as_deref(),
+                rows_max: self.shared.chunk_rows,
+                not_below: self.not_below(&hold)?,
+            };
+            let chunk = self.reader.read_chunk(&request).await?;
+            let next = chunk.next.clone();
+            self.send(chunk, None, hold).await?;
+            self.task.after = next.as_ref().map(|key| key.as_bytes().to_vec());
+            if next.is_none() {
+                self.task.phase = Phase::Sweep;
+            }
+            self.remember_sent();
+            if next.is_none() {
+                return self.settle().await;
+            }
+            after = next;
+        }
+    }
+
+    async fn sweep(&mut self, table: &Arc<TableSchema>) -> std::result::Result<(), Interrupted> {
+        let below = self.marker()?;
+        let mut target: Box<dyn Target> = (self.shared.connect_target)().await?;
+        let mut after = self.key_from_ledger()?;
+        loop {
+            let scan = KeyScan {
+                table,
+                after: after.as_ref(),
+                limit: KEYS_PER_READ,
+                below: Some(below),
+                filter: self.task.filter.as_deref(),
+            };
+            let keys = target.read_keys(&scan).await?;
+            let Some(last) = keys.last().cloned() else { return Ok(()) };
+            self.read_and_send(table, &keys).await?;
+            self.task.after = Some(last.as_bytes().to_vec());
+            self.remember_sent();
+            self.settle().await?;
+            after = Some(last);
+        }
+    }
+
+    async fn repair(
+        &mut self,
+        table: &Arc<TableSchema>,
+        keys: &[Vec<u8>],
+    ) -> std::result::Result<(), Interrupted> {
+        let damaged = || Error::stop(Code::StateCorrupt, "a key in the backfill ledger is damaged");
+        let keys = keys.iter().map(|key| Key::from_bytes(key).ok_or_else(damaged));
+        let keys: Vec<Key> = keys.collect::<Result<_>>()?;
+        for part in keys.chunks(KEYS_PER_READ) {
+            self.read_and_send(table, part).await?;
+            self.remember_sent();
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
+    async fn read_and_send(
+        &mut self,
+        table: &Arc<TableSchema>,
+        keys: &[Key],
+    ) -> std::result::Result<(), Interrupted> {
+        let hold = self.shared.floor.hold();
+        let not_below = self.not_below(&hold)?;
+        let chunk = self.reader.read_keys(table, keys, not_below).await?;
+        self.send(chunk, Some(keys), hold).await
+    }
+
+    /// Sends a chunk to the applier, after the one before it is durable.
+    async fn send(
+        &mut self,
+        chunk: Chunk,
+        asked: Option<&[Key]>,
+        hold: Hold,
+    ) -> std::result::Result<(), Interrupted> {
+        let rows = chunk.rows.len() as u64;
+        let table = chunk.table.name.clone();
+        let batch = chunk_batch(chunk, asked);
+        self.settle().await?;
+        let (done, wait) = oneshot::channel();
+        let order = Order { table, rows: Some((batch, hold)), status: None, done };
+        self.shared.orders.send(order).await.map_err(|_| super::ended())?;
+        self.task.rows += rows;
+        self.sent = Some(Sent { done: wait, ledger: self.task.clone() });
+        Ok(())
+    }
+
+    /// The ledger entry of the chunk just sent is the task as it is now.
+    fn remember_sent(&mut self) {
+        if let Some(sent) = &mut self.sent {
+            sent.ledger = self.task.clone();
+        }
+    }
+
+    /// Waits until the chunk under way is durable in the target, then writes the ledger.
+    async fn settle(&mut self) -> std::result::Result<(), Interrupted> {
+        let Some(Sent { done, mut ledger }) = self.sent.take() else { return Ok(()) };
+        match done.await.map_err(|_| super::ended())? {
+            Ok(sequence) => ledger.sequence = sequence,
+            Err(error) if error.code == Code::SchemaChange && error.is_transient() => {
+                return Err(Interrupted::Reshaped);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        blocking(|| self.shared.store.save_task(&ledger)).map_err(|e| state_error(&e))?;
+        let table = task_table(&ledger).to_string();
+        self.shared.status.copied(ledger.id, &table, ledger.rows, self.rows_estimated);
+        if let Some(reply) = &self.reply {
+            let rows_estimated = self.rows_estimated;
+            // Whoever asked may have gone or be slow; progress is not worth waiting for.
+            let _ = reply.try_send(Reply::Progress { table, rows: ledger.rows, rows_estimated });
+        }
+        Ok(())
+    }
+
+    /// Another whole copy of the table is in the ledger: only the last one completes the table.
+    fn another_copy_is_due(&self) -> Result<bool> {
+        let tasks = blocking(|| self.shared.store.tasks()).map_err(|e| state_error(&e))?;
+        let name = task_table(&self.task);
+        Ok(tasks.iter().any(|task| {
+            task.id != self.task.id
+                && task_table(task) == name
+                && task.filter.is_none()
+                && task.keys.is_none()
+        }))
+    }
+
+    fn schema(&self) -> Result<Arc<TableSchema>> {
+        let name = task_table(&self.task);
+        let known = self.shared.tables.get(&name);
+        known.map(|table| table.schema).ok_or_else(|| {
+            let message = format!("table {name} is not replicated by this pipeline any more");
+            Error::table(&name, Code::MissingTable, message)
+        })
+    }
+
+    fn not_below(&self, hold: &Hold) -> Result<Version> {
+        Ok(if self.task.marker.is_some() { hold.version.max(self.marker()?) } else { hold.version })
+    }
+
+    fn marker(&self) -> Result<Version> {
+        let marker = self.task.marker.as_ref().and_then(|bytes| Version::from_bytes(bytes));
+        marker.ok_or_else(|| Error::stop(Code::Internal, "a backfill has no marker"))
+    }
+
+    fn key_from_ledger(&self) -> Result<Option<Key>> {
+        let Some(bytes) = &self.task.after else { return Ok(None) };
+        let damaged = || Error::stop(Code::StateCorrupt, "a key in the backfill ledger is damaged");
+        Key::from_bytes(bytes).map(Some).ok_or_else(damaged)
+    }
+
+    fn save(&self) -> Result<()> {
+        blocking(|| self.shared.store.save_task(&self.task)).map_err(|error| state_error(&error))
+    }
+}

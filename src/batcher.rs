@@ -1,0 +1,226 @@
+//! Merges queued transactions into one batch while the applier is busy with another.
+//!
+//! A batch goes as soon as the applier is free and the log has nothing more to give, is full, or
+//! has waited long enough. The surprise: a batch may end inside a transaction when a table's shape
+//! changes there or when the transaction is too large to hold; then its checkpoint stays before
+//! that transaction, and versions make the repetition after a crash harmless.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use connectors::change::{Change, TableStatus, Timestamp};
+use connectors::schema::{TableName, TableSchema};
+use connectors::version::{Position, Version};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::merge::{MergedTable, Merger};
+use crate::queue::{Queued, Receiver};
+
+/// When a batch is full.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Rows, after merging.
+    pub rows: usize,
+    /// Bytes, after merging.
+    pub bytes: usize,
+    /// An unfilled batch goes after this long even if the log has more.
+    pub wait: Duration,
+}
+
+/// What the applier gets: merged changes and how far they reach.
+#[derive(Debug)]
+pub struct LogBatch {
+    /// The changes, by table.
+    pub tables: Vec<MergedTable>,
+    /// The last commit that is wholly in this batch or an earlier one; `None` if there is none
+    /// since the last batch.
+    pub reached: Option<(Position, Version)>,
+    /// Tables that the source cannot go on with.
+    pub halted: Vec<(TableName, TableStatus)>,
+    /// Commit time of the newest transaction.
+    pub committed_at: Option<Timestamp>,
+    /// Transactions that end in this batch, those without changes not counted.
+    pub transactions: u64,
+    /// Changes before merging.
+    pub changes: u64,
+}
+
+/// The applier's request for the next batch.
+pub type Request = oneshot::Sender<LogBatch>;
+
+/// The task's state.
+pub struct Batcher {
+    queue: Receiver,
+    requests: mpsc::Receiver<Request>,
+    bounds: Bounds,
+    merger: Merger,
+    building: LogBatch,
+    /// What is left of a transaction inside which the batch must end.
+    rest: Option<Rest>,
+    /// The newest transaction has parts still to come.
+    inside: bool,
+    since: Option<Instant>,
+}
+
+struct Rest {
+    changes: Box<dyn Iterator<Item = (Version, Change)> + Send>,
+    first: (Version, Change),
+    end: End,
+    memory: Option<Queued>,
+}
+
+#[derive(Clone)]
+struct End {
+    position: Position,
+    version: Version,
+    committed_at: Timestamp,
+    complete: bool,
+}
+
+impl Batcher {
+    /// A batcher between a queue and an applier's requests.
+    #[must_use]
+    pub fn new(queue: Receiver, requests: mpsc::Receiver<Request>, bounds: Bounds) -> Batcher {
+        let (merger, building) = (Merger::default(), LogBatch::empty());
+        Batcher { queue, requests, bounds, merger, building, rest: None, inside: false, since: None }
+    }
+
+    /// Runs until the reader or the applier is gone.
+    pub async fn run(mut self) {
+        loop {
+            self.resume_rest();
+            let deadline = self.since.map(|since| since + self.bounds.wait);
+            let waited = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let hungry = !self.full() && !(waited && self.may_go());
+            tokio::select! {
+                biased;
+                queued = self.queue.recv(), if hungry => match queued {
+                    Some(queued) => self.add(queued),
+                    None => return,
+                },
+                request = self.requests.recv(), if self.may_go() => match request {
+                    Some(request) => self.give(request),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn full(&self) -> bool {
+        self.rest.is_some()
+            || self.merger.rows() >= self.bounds.rows
+            || self.merger.bytes() >= self.bounds.bytes
+    }
+
+    /// Whether there is something to give that may be given: a transaction that is not complete
+    /// yet waits for its other parts, unless there is no room for them.
+    fn may_go(&self) -> bool {
+        self.full() || (!self.inside && self.building.says_something(&self.merger))
+    }
+
+    fn add(&mut self, mut queued: Queued) {
+        let transaction = take_transaction(&mut queued);
+        let end = End {
+            position: transaction.position.clone(),
+            version: transaction.version,
+            committed_at: transaction.committed_at,
+            complete: transaction.complete,
+        };
+        if !transaction.changes.is_empty() {
+            self.since.get_or_insert_with(Instant::now);
+        }
+        self.building.changes += transaction.changes.len() as u64;
+        self.merge(Box::new(transaction.versioned()), end, Some(queued));
+    }
+
+    fn resume_rest(&mut self) {
+        if self.rest.is_some() && !self.merger.is_empty() {
+            return;
+        }
+        if let Some(Rest { changes, first, end, memory }) = self.rest.take() {
+            self.since.get_or_insert_with(Instant::now);
+            self.merge(Box::new(std::iter::once(first).chain(changes)), end, memory);
+        }
+    }
+
+    fn merge(
+        &mut self,
+        mut changes: Box<dyn Iterator<Item = (Version, Change)> + Send>,
+        end: End,
+        memory: Option<Queued>,
+    ) {
+        while let Some((version, change)) = changes.next() {
+            if let Change::Halt { table, code, message } = change {
+                let status = TableStatus::Stopped { code, message, version };
+                self.building.halted.push((table, status));
+                continue;
+            }
+            if self.shape_differs(&change) {
+                self.inside = true;
+                self.rest = Some(Rest { changes, first: (version, change), end, memory });
+                return;
+            }
+            self.merger.add(version, end.committed_at, change);
+        }
+        self.inside = !end.complete;
+        self.building.committed_at = Some(end.committed_at);
+        if end.complete {
+            self.building.transactions += 1;
+            self.building.reached = Some((end.position, end.version));
+        }
+    }
+
+    fn shape_differs(&self, change: &Change) -> bool {
+        let shape = shape(change);
+        let known = self.merger.knows(change.table());
+        matches!((known, shape), (Some(a), Some(b)) if !Arc::ptr_eq(a, b) && a != b)
+    }
+
+    fn give(&mut self, request: Request) {
+        let mut batch = std::mem::replace(&mut self.building, LogBatch::empty());
+        batch.tables = self.merger.take();
+        self.since = None;
+        // The applier dropped its request only if it is ending.
+        let _ = request.send(batch);
+    }
+}
+
+impl LogBatch {
+    fn empty() -> LogBatch {
+        LogBatch {
+            tables: Vec::new(),
+            reached: None,
+            halted: Vec::new(),
+            committed_at: None,
+            transactions: 0,
+            changes: 0,
+        }
+    }
+
+    fn says_something(&self, merger: &Merger) -> bool {
+        !merger.is_empty() || self.reached.is_some() || !self.halted.is_empty()
+    }
+}
+
+fn shape(change: &Change) -> Option<&Arc<TableSchema>> {
+    match change {
+        Change::Upsert { table, .. }
+        | Change::Delete { table, .. }
+        | Change::Truncate { table } => Some(table),
+        Change::Halt { .. } => None,
+    }
+}
+
+/// Takes the transaction out and leaves what holds its memory.
+fn take_transaction(queued: &mut Queued) -> connectors::change::Transaction {
+    let empty = connectors::change::Transaction {
+        version: queued.transaction.version,
+        position: queued.transaction.position.clone(),
+        committed_at: queued.transaction.committed_at,
+        first_ordinal: 1,
+        changes: Vec::new(),
+        complete: true,
+    };
+    std::mem::replace(&mut queued.transaction, empty)
+}

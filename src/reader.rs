@@ -1,0 +1,89 @@
+//! The task that owns the log: reads it into the queue and acknowledges what is durable.
+//!
+//! Acknowledging never waits for the queue, so that a slow target does not get us disconnected.
+
+use std::time::Duration;
+
+use connectors::ChangeStream;
+use connectors::change::Transaction;
+use connectors::error::Result;
+use connectors::version::{Position, Version};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::queue::Sender;
+
+/// How often a new durable position is passed on to the source.
+const ACKNOWLEDGE_EVERY: Duration = Duration::from_secs(1);
+/// How often the source hears from us at all.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
+
+/// What the reader is given.
+pub struct Reader {
+    /// The log, open at `resumed_from`.
+    pub stream: Box<dyn ChangeStream>,
+    /// Where transactions go.
+    pub queue: Sender,
+    /// The position that is durable in the target and in the state directory.
+    pub durable: watch::Receiver<Position>,
+    /// The version that was durable when the log was opened.
+    pub resumed_from: Version,
+    /// Set when the applier has finished for good.
+    pub finished: watch::Receiver<bool>,
+}
+
+impl Reader {
+    /// Reads until the applier has finished; then acknowledges once more.
+    ///
+    /// # Errors
+    /// Whatever ends the log.
+    pub async fn run(mut self) -> Result<()> {
+        let mut waiting: Option<Transaction> = None;
+        let mut tick = interval(ACKNOWLEDGE_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last_sent = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.finished.wait_for(|finished| *finished) => break,
+                _ = tick.tick() => {
+                    let moved = self.durable.has_changed().unwrap_or(false);
+                    if moved || last_sent.elapsed() >= HEARTBEAT_EVERY {
+                        self.acknowledge().await?;
+                        last_sent = Instant::now();
+                    }
+                }
+                room = reserve(&self.queue, waiting.as_ref()), if waiting.is_some() => {
+                    if let (Some(room), Some(transaction)) = (room, waiting.take()) {
+                        // A closed queue means that the applier is ending; `finished` follows.
+                        let _ = self.queue.send(transaction, room);
+                    }
+                }
+                next = self.stream.next(), if waiting.is_none() => waiting = self.checked(next?),
+            }
+        }
+        self.acknowledge().await
+    }
+
+    async fn acknowledge(&mut self) -> Result<()> {
+        let durable = self.durable.borrow_and_update().clone();
+        self.stream.acknowledge(&durable).await
+    }
+
+    /// A source may deliver again what is durable already (its bookmark is behind ours); such a
+    /// transaction is dropped here, so that nothing older than the floor reaches the target.
+    fn checked(&self, transaction: Transaction) -> Option<Transaction> {
+        let repeated = transaction.version <= self.resumed_from && !transaction.changes.is_empty();
+        (!repeated).then_some(transaction)
+    }
+}
+
+async fn reserve(
+    queue: &Sender,
+    transaction: Option<&Transaction>,
+) -> Option<tokio::sync::OwnedSemaphorePermit> {
+    match transaction {
+        Some(transaction) => queue.reserve(transaction).await,
+        None => None,
+    }
+}
