@@ -3,7 +3,12 @@
 
 use std::collections::BTreeSet;
 
+use connectors::change::{Applied, Batch, Checkpoint};
+use connectors::memory::{Faults, MemoryTarget, TargetServer};
 use connectors::schema::{Column, ColumnType, Engine};
+use connectors::version::Position;
+use connectors::{Claim, Target, TargetOptions};
+use futures_util::FutureExt;
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
@@ -268,5 +273,91 @@ proptest! {
             merger.tables.values().flat_map(|t| &t.rows).map(|(k, row)| row.bytes(k)).sum();
         prop_assert_eq!(bytes, kept);
         prop_assert_eq!(rows, words(&mut merger).len());
+    }
+}
+
+/// A target in memory with the table, and batches applied to it as the engine does.
+struct Bench {
+    server: Arc<TargetServer>,
+    target: MemoryTarget,
+    sequence: u64,
+    /// What the source has at the end of the log; what is read again comes from there.
+    source: BTreeMap<char, String>,
+}
+
+impl Bench {
+    fn new(log: &Log) -> Bench {
+        let server = TargetServer::new();
+        let options = TargetOptions { pipeline: "main".into(), soft_deletes: false };
+        let mut target = MemoryTarget::new(&server, options, Faults::none());
+        let claim = Claim { instance: "one".into(), fence: None, take_over: false };
+        target.claim(&claim).now_or_never().unwrap().unwrap();
+        target.prepare(&table("t")).now_or_never().unwrap().unwrap();
+        Bench { server, target, sequence: 0, source: source_rows(log) }
+    }
+
+    fn apply(&mut self, mut merged: Vec<MergedTable>) {
+        self.sequence += 1;
+        loop {
+            for merged in &mut merged {
+                let found = |key: &Key| Some((key.clone(), row(self.source.get(&letter(key))?)));
+                let rows: Vec<_> = merged.orphans.iter().filter_map(found).collect();
+                complete(&mut merged.batch, &rows, &merged.orphans);
+            }
+            let position = Position("somewhere".into());
+            let version = Version::ZERO;
+            let checkpoint = Checkpoint { position, version, sequence: self.sequence };
+            let tables = merged.iter().map(|merged| merged.batch.clone()).collect();
+            let batch = Batch { checkpoint, floor: version, tables, status: BTreeMap::new() };
+            match self.target.apply(&batch).now_or_never().unwrap().unwrap() {
+                Applied::Done => return,
+                Applied::NeedsRows(needed) => {
+                    merged[0].orphans = needed.into_iter().flat_map(|(_, keys)| keys).collect();
+                }
+            }
+        }
+    }
+
+    fn rows(&self) -> Vec<String> {
+        let rows = self.server.rows(&table("t"));
+        rows.into_values().map(|(_, row)| word(&row)).collect()
+    }
+}
+
+/// The rows that this log leaves in the source. A column that no change ever gave is 9.
+fn source_rows(log: &Log) -> BTreeMap<char, String> {
+    let mut rows: BTreeMap<char, String> = BTreeMap::new();
+    for (_, change) in log {
+        let letters: Vec<char> = change.chars().collect();
+        match letters[..] {
+            ['T'] => rows.clear(),
+            ['-', key] => {
+                rows.remove(&key);
+            }
+            _ => {
+                let row = rows.entry(letters[0]).or_insert_with(|| "9999".to_owned());
+                let pick = |(&new, old)| if new == '.' { old } else { new };
+                *row = letters.iter().zip(row.chars()).map(pick).collect();
+            }
+        }
+    }
+    rows
+}
+
+proptest! {
+    #[test]
+    fn however_the_log_is_cut_into_batches_the_target_ends_with_the_rows_of_the_source(
+        (log, cuts) in any_log().prop_flat_map(|log| {
+            let cuts = subsequence((1..log.len()).collect::<Vec<_>>(), 0..log.len());
+            (Just(log), cuts)
+        })
+    ) {
+        let mut bench = Bench::new(&log);
+        let mut from = 0;
+        for to in cuts.into_iter().chain([log.len()]) {
+            bench.apply(merger(&log[from..to]).take());
+            from = to;
+        }
+        prop_assert_eq!(bench.rows(), source_rows(&log).into_values().collect::<Vec<_>>());
     }
 }
