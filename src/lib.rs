@@ -1,3 +1,6 @@
 //! The engine and the command line of driftless.
 
 pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod status;
