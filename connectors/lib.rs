@@ -186,6 +186,28 @@ pub trait RowReader: Send {
         at: Version,
     ) -> Result<Vec<(Key, Row)>>;
 
+    /// Rows in key order as one statement's snapshot shows them, and where to go on: the last key
+    /// if there may be more rows. For comparing: needs no open log, ignores `not_below`, and the
+    /// rows may claim no version.
+    ///
+    /// # Errors
+    /// As `read_chunk`.
+    async fn read_plain(
+        &mut self,
+        request: &ChunkRequest<'_>,
+    ) -> Result<(Vec<(Key, Row)>, Option<Key>)>;
+
+    /// The rows of these keys as one statement's snapshot shows them, in any order, as
+    /// `read_plain`. A key that is not among the rows does not exist in that snapshot.
+    ///
+    /// # Errors
+    /// As `read_chunk`.
+    async fn read_plain_keys(
+        &mut self,
+        table: &Arc<TableSchema>,
+        keys: &[Key],
+    ) -> Result<Vec<(Key, Row)>>;
+
     /// Whether any row has a value other than NULL in one of these columns; asked after they
     /// were added.
     ///
