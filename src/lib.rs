@@ -1,3 +1,4 @@
 //! The engine and the command line of driftless.
 
+pub mod config;
 pub mod verify;
