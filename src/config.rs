@@ -69,8 +69,8 @@ pub struct Settings {
     pub source_url: Secret,
     /// `target.url`: `postgres://…` or `sqlite:path.db`. No default.
     pub target_url: Secret,
-    /// `state.dir`: what must survive a restart on this machine; one directory belongs to one
-    /// pipeline. Default `.driftless`.
+    /// `state.dir`: what must survive a restart on this machine. Default `.driftless`. Each
+    /// pipeline has a directory of its name in it, so that pipelines may share it.
     pub state_dir: PathBuf,
 }
 
@@ -149,6 +149,12 @@ impl Settings {
         document.override_from(environment)?;
         flags.set_in(&mut document);
         resolve(&document, environment)
+    }
+
+    /// The directory of this pipeline in `state_dir`.
+    #[must_use]
+    pub fn pipeline_dir(&self) -> PathBuf {
+        self.state_dir.join(&self.name)
     }
 }
 
