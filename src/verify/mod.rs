@@ -209,7 +209,7 @@ impl<'a> Verifier<'a> {
             TableStatus::Stopped { code, message, .. } => {
                 return Ok(Err(Unproven {
                     reason: format!("it is stopped [{code}]: {message}"),
-                    remedy: format!("mend that, then `driftless run --resync {name}`"),
+                    remedy: format!("mend that, then `driftless backfill --table {name}`"),
                 }));
             }
         }
@@ -218,7 +218,8 @@ impl<'a> Verifier<'a> {
             Evolution::Added(columns) => self.without_added(schema, &record.schema, &columns).await,
             Evolution::Changed(what) => Ok(Err(Unproven {
                 reason: format!("its shape changed at the source: {what}"),
-                remedy: format!("`driftless run --resync {name}`"),
+                remedy: "`driftless run` stops this table and names the command that mends it"
+                    .into(),
             })),
         }
     }

@@ -1,0 +1,6 @@
+//! The commands, one file each.
+
+pub mod check;
+mod connect;
+pub mod teardown;
+pub mod verify;
