@@ -5,4 +5,6 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod logging;
+pub mod merge;
 pub mod status;
+pub mod verify;

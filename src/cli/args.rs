@@ -41,13 +41,19 @@ pub enum Command {
     Run(RunArguments),
     /// Copy existing rows again, beside a running `driftless run` or alone
     Backfill(BackfillArguments),
+    /// Is everything ready? Each failure with the SQL or the command that mends it
+    Check(CheckArguments),
     /// Position, lag, tables and backfills of a pipeline
     Status(StatusArguments),
+    /// Prove source and target equal, or name the keys that differ
+    Verify(VerifyArguments),
     /// Write a commented configuration file
     Init(InitArguments),
+    /// Drop slot, publication and our own tables; replicated tables stay
+    Teardown(TeardownArguments),
 }
 
-/// A pipeline without a file.
+/// A pipeline without a file. Flattened last, because its heading holds for what follows it.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Without a configuration file")]
 pub struct PipelineArguments {
@@ -72,9 +78,6 @@ pub struct PipelineArguments {
 /// `driftless run`.
 #[derive(Debug, Args)]
 pub struct RunArguments {
-    /// Which pipeline.
-    #[command(flatten)]
-    pub pipeline: PipelineArguments,
     /// Stop once everything committed at the source before now is durable in the target
     #[arg(long)]
     pub until_current: bool,
@@ -84,14 +87,14 @@ pub struct RunArguments {
     /// Begin a new log and copy everything again; mends a lost slot or a gap
     #[arg(long)]
     pub resync: bool,
+    /// Which pipeline.
+    #[command(flatten)]
+    pub pipeline: PipelineArguments,
 }
 
 /// `driftless backfill`.
 #[derive(Debug, Args)]
 pub struct BackfillArguments {
-    /// Which pipeline.
-    #[command(flatten)]
-    pub pipeline: PipelineArguments,
     /// Only this table; may be given several times
     #[arg(id = "table", long = "table", value_name = "TABLE")]
     pub tables: Vec<String>,
@@ -101,17 +104,59 @@ pub struct BackfillArguments {
     /// Take the pipeline over from an instance elsewhere
     #[arg(long)]
     pub take_over: bool,
+    /// Which pipeline.
+    #[command(flatten)]
+    pub pipeline: PipelineArguments,
+}
+
+/// `driftless check`.
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// For machines
+    #[arg(long)]
+    pub json: bool,
+    /// Which pipeline.
+    #[command(flatten)]
+    pub pipeline: PipelineArguments,
 }
 
 /// `driftless status`.
 #[derive(Debug, Args)]
 pub struct StatusArguments {
-    /// Which pipeline.
-    #[command(flatten)]
-    pub pipeline: PipelineArguments,
     /// For machines
     #[arg(long)]
     pub json: bool,
+    /// Which pipeline.
+    #[command(flatten)]
+    pub pipeline: PipelineArguments,
+}
+
+/// `driftless verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// Only this table; may be given several times
+    #[arg(id = "table", long = "table", value_name = "TABLE")]
+    pub tables: Vec<String>,
+    /// Mend what differs, and look at it again
+    #[arg(long)]
+    pub repair: bool,
+    /// For machines
+    #[arg(long)]
+    pub json: bool,
+    /// Which pipeline.
+    #[command(flatten)]
+    pub pipeline: PipelineArguments,
+}
+
+/// `driftless teardown`.
+#[derive(Debug, Args)]
+pub struct TeardownArguments {
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Which pipeline.
+    #[command(flatten)]
+    pub pipeline: PipelineArguments,
 }
 
 /// `driftless init`.
@@ -171,7 +216,11 @@ mod tests {
             "run --from postgres://h/d --to sqlite:a.db --tables a,!b --state s --pipeline p",
             "backfill",
             "backfill --table a --table b --where 1=1",
+            "check",
             "status --json",
+            "verify",
+            "verify --table a --table b --repair --json",
+            "teardown --yes",
             "init",
             "init --force",
         ] {

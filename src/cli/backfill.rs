@@ -1,5 +1,6 @@
 //! `driftless backfill`: asks the running daemon to copy rows again, or does it alone.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use connectors::error::{Code, Error, Result};
@@ -7,7 +8,7 @@ use connectors::error::{Code, Error, Result};
 use super::args::{BackfillArguments, GlobalArguments};
 use super::progress::{Copied, Progress};
 use super::run::{follow, require_all};
-use super::{Exit, print, stop_signal};
+use super::{print, stop_signal};
 use crate::config::Settings;
 use crate::control::{self, Replies, Reply, Request};
 use crate::daemon::{self, RunOptions, Until};
@@ -20,7 +21,7 @@ use crate::status::Status;
 pub(super) async fn backfill(
     arguments: &BackfillArguments,
     global: &GlobalArguments,
-) -> Result<Exit> {
+) -> Result<ExitCode> {
     let settings = arguments.pipeline.settings(global)?;
     let request =
         Request::Backfill { tables: arguments.tables.clone(), filter: arguments.filter.clone() };
@@ -30,7 +31,7 @@ pub(super) async fn backfill(
         None => alone(&settings, request, arguments.take_over, progress).await?,
     };
     print(&format!("backfill of {} done: {rows} rows\n", settings.name))?;
-    Ok(Exit::Done)
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Shows what the daemon does, until it is done; returns the number of rows.

@@ -4,25 +4,26 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::process::ExitCode;
 
 use connectors::error::{Code, Error, Result};
 
 use super::args::{GlobalArguments, InitArguments};
-use super::{Exit, print};
+use super::print;
 use crate::config::{DEFAULT_FILE, EXAMPLE};
 
 /// Writes the file, for its owner only, because a password may be put into it.
 ///
 /// # Errors
 /// If there is one already, or it cannot be written.
-pub(super) fn init(arguments: &InitArguments, global: &GlobalArguments) -> Result<Exit> {
+pub(super) fn init(arguments: &InitArguments, global: &GlobalArguments) -> Result<ExitCode> {
     let path = global.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
     let name = path.display();
     write(path, arguments.force)?;
     print(&format!(
         "wrote {name}; put the two URLs into it, then run `driftless check` and `driftless run`\n"
     ))?;
-    Ok(Exit::Done)
+    Ok(ExitCode::SUCCESS)
 }
 
 fn write(path: &Path, force: bool) -> Result<()> {

@@ -3,12 +3,17 @@
 
 mod args;
 mod backfill;
+pub mod check;
+mod connect;
 mod init;
 mod progress;
 mod run;
 mod status;
+pub mod teardown;
+pub mod verify;
 
 use std::io::{self, ErrorKind, Write as _};
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -19,60 +24,44 @@ use tokio::sync::watch;
 use self::args::Command;
 pub use self::args::{Arguments, GlobalArguments, PipelineArguments};
 
-/// How a command ended, other than by an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// All of it was done.
-    Done,
-    /// Not all of it was done; the command has said why.
-    Failed,
-    /// `verify` found differences.
-    Differences,
-}
-
-impl Exit {
-    fn code(self) -> u8 {
-        match self {
-            Exit::Done => 0,
-            Exit::Failed => 1,
-            Exit::Differences => 3,
-        }
-    }
-}
-
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let ended = crate::logging::start(arguments.global.log_format, default_filter(&arguments))
         .and_then(|()| in_runtime(arguments));
-    let code = ended.map_or_else(|error| report(&error), Exit::code);
-    ExitCode::from(code)
+    ended.unwrap_or_else(|error| report(&error))
 }
 
 /// Says what went wrong, once, and returns the exit code for it.
-fn report(error: &Error) -> u8 {
+fn report(error: &Error) -> ExitCode {
     let line = error.to_string().replace(['\n', '\r'], " ");
     // There is nobody left to tell that stderr is closed.
     let _ = writeln!(io::stderr(), "driftless: {line}");
-    if error.code == Code::Configuration { 2 } else { 1 }
+    if error.code == Code::Configuration { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
 fn default_filter(arguments: &Arguments) -> &'static str {
     match arguments.command {
         Command::Run(_) => "info",
         Command::Backfill(_) => "warn,driftless::cli::progress=info",
-        Command::Status(_) | Command::Init(_) => "warn",
+        Command::Check(_)
+        | Command::Status(_)
+        | Command::Verify(_)
+        | Command::Init(_)
+        | Command::Teardown(_) => "warn",
     }
 }
 
-/// Runs the command as a task of its own, so that a panic in it becomes an exit code.
-fn in_runtime(arguments: Arguments) -> Result<Exit> {
+/// Runs the command on threads of its own; a panic in it becomes an error.
+fn in_runtime(arguments: Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::stop(Code::Internal, format!("cannot start threads: {error}")))?;
-    let ended = runtime.block_on(async { tokio::spawn(dispatch(arguments)).await });
+    // Nothing is used after a panic but the exit code.
+    let command = AssertUnwindSafe(|| runtime.block_on(dispatch(arguments)));
+    let ended = std::panic::catch_unwind(command);
     // What is left blocks on a disk or a name server; nobody waits for it any more.
     runtime.shutdown_background();
     ended.unwrap_or_else(|_| {
@@ -80,13 +69,23 @@ fn in_runtime(arguments: Arguments) -> Result<Exit> {
     })
 }
 
-async fn dispatch(arguments: Arguments) -> Result<Exit> {
+async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
     let global = &arguments.global;
     match &arguments.command {
         Command::Run(arguments) => run::run(arguments, global).await,
         Command::Backfill(arguments) => backfill::backfill(arguments, global).await,
+        Command::Check(arguments) => {
+            check::run(&arguments.pipeline.settings(global)?, arguments.json).await
+        }
         Command::Status(arguments) => status::status(arguments, global).await,
+        Command::Verify(arguments) => {
+            let settings = arguments.pipeline.settings(global)?;
+            verify::run(&settings, &arguments.tables, arguments.repair, arguments.json).await
+        }
         Command::Init(arguments) => init::init(arguments, global),
+        Command::Teardown(arguments) => {
+            teardown::run(&arguments.pipeline.settings(global)?, arguments.yes).await
+        }
     }
 }
 
@@ -122,7 +121,7 @@ pub fn stop_signal() -> Result<watch::Receiver<bool>> {
             }
             if signals > 0 {
                 tracing::warn!("second signal, not waiting for what is in flight");
-                std::process::exit(i32::from(Exit::Failed.code()));
+                std::process::exit(1);
             }
             tracing::info!("signal, stopping");
             // Whoever wanted to know may have ended already.

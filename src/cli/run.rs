@@ -1,6 +1,7 @@
 //! `driftless run`: replicates until a signal, or until the target is current.
 
 use std::future::Future;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use connectors::error::{Code, Error, Result};
 
 use super::args::{GlobalArguments, RunArguments};
 use super::progress::{Progress, on_terminal};
-use super::{Exit, print, stop_signal};
+use super::{print, stop_signal};
 use crate::daemon::{self, RunOptions, Until};
 use crate::status::{Snapshot, Status, TableState};
 
@@ -20,7 +21,7 @@ const DRAW_INTERVAL: Duration = Duration::from_millis(200);
 /// # Errors
 /// What stops the pipeline; with `--until-current` also a stopped table or a signal, because
 /// then the target is not current.
-pub(super) async fn run(arguments: &RunArguments, global: &GlobalArguments) -> Result<Exit> {
+pub(super) async fn run(arguments: &RunArguments, global: &GlobalArguments) -> Result<ExitCode> {
     let settings = arguments.pipeline.settings(global)?;
     let status = Arc::new(Status::new(&settings.name));
     let stop = stop_signal()?;
@@ -35,12 +36,12 @@ pub(super) async fn run(arguments: &RunArguments, global: &GlobalArguments) -> R
     let shown = arguments.until_current && on_terminal(global.log_format);
     follow(engine, &status, shown.then(|| Progress::new(global.log_format))).await?;
     if !arguments.until_current {
-        return Ok(Exit::Done);
+        return Ok(ExitCode::SUCCESS);
     }
     let snapshot = status.snapshot();
     require_all(&snapshot, *stop.borrow())?;
     print(&summary(&snapshot))?;
-    Ok(Exit::Done)
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Waits for the engine and shows how far it has come.

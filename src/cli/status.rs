@@ -4,13 +4,14 @@
 //! health this way; a pipeline that is not running is an answer like any other, 0.
 
 use std::fmt::Write as _;
+use std::process::ExitCode;
 
 use connectors::change::Timestamp;
 use connectors::error::{Code, Error, Result};
 use connectors::version::{Position, Version};
 
 use super::args::{GlobalArguments, StatusArguments};
-use super::{Exit, print};
+use super::print;
 use crate::config::Settings;
 use crate::control::{self, Reply, Request};
 use crate::status::{BackfillProgress, Snapshot, State, Status, TableProgress, now};
@@ -19,7 +20,10 @@ use crate::status::{BackfillProgress, Snapshot, State, Status, TableProgress, no
 ///
 /// # Errors
 /// If neither the daemon nor the state directory can be asked.
-pub(super) async fn status(arguments: &StatusArguments, global: &GlobalArguments) -> Result<Exit> {
+pub(super) async fn status(
+    arguments: &StatusArguments,
+    global: &GlobalArguments,
+) -> Result<ExitCode> {
     let settings = arguments.pipeline.settings(global)?;
     let snapshot = match ask_daemon(&settings).await? {
         Some(snapshot) => snapshot,
@@ -28,7 +32,7 @@ pub(super) async fn status(arguments: &StatusArguments, global: &GlobalArguments
     let text = if arguments.json { to_json(&snapshot)? } else { to_text(&snapshot, now()) };
     print(&text)?;
     let running = snapshot.state != State::Stopped;
-    Ok(if running && !snapshot.healthy { Exit::Failed } else { Exit::Done })
+    Ok(if running && !snapshot.healthy { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 async fn ask_daemon(settings: &Settings) -> Result<Option<Snapshot>> {

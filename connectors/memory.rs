@@ -1,1 +1,0 @@
-//! A source and a target in memory, for the engine's tests.

@@ -1,0 +1,576 @@
+//! The target in memory: what every target must do, in its plainest form.
+//!
+//! `TargetServer` is the database and survives the engine; `MemoryTarget` is one connection. The
+//! rules of `apply` are the same as in the SQL of the real targets, one row at a time.
+//! Surprise: a softly deleted row is not there when a newer upsert lacks columns. It must not
+//! lend its old values to the row that was inserted after it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::{Faults, Filter};
+use crate::change::{
+    Applied, Batch, Cell, Checkpoint, Key, Row, RowDelete, RowUpsert, TableBatch, TableStatus,
+    Timestamp,
+};
+use crate::error::{Code, Error, Result};
+use crate::schema::{Evolution, TableName, TableSchema};
+use crate::version::Version;
+use crate::{
+    Claim, Finding, KeyScan, Level, Prepared, Remembered, TableRecord, Target, TargetOptions,
+};
+
+/// A database that can be written, shared by all connections to it.
+#[derive(Debug, Default)]
+pub struct TargetServer {
+    database: Mutex<Database>,
+}
+
+/// Everything that was durable in a target at one moment.
+#[derive(Clone, Debug)]
+pub struct TargetBackup(Database);
+
+#[derive(Clone, Debug, Default)]
+struct Database {
+    pipelines: BTreeMap<String, Pipeline>,
+    tables: BTreeMap<TableName, Table>,
+    poison: BTreeSet<(TableName, Key)>,
+    connections: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Pipeline {
+    remembered: Remembered,
+    tombstones: BTreeMap<(TableName, Key), Version>,
+    /// The connection that claimed it, while it is open.
+    writer: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+struct Table {
+    pipeline: String,
+    columns: Vec<String>,
+    rows: BTreeMap<Key, StoredRow>,
+}
+
+#[derive(Clone, Debug)]
+struct StoredRow {
+    version: Version,
+    updated_at: Timestamp,
+    deleted: bool,
+    /// By name of the column, so that columns can be added and reordered; `None` is NULL.
+    cells: BTreeMap<String, Option<Vec<u8>>>,
+}
+
+impl TargetServer {
+    /// An empty database.
+    #[must_use]
+    pub fn new() -> Arc<TargetServer> {
+        Arc::new(TargetServer::default())
+    }
+
+    /// What a pipeline has recorded here.
+    #[must_use]
+    pub fn remembered(&self, pipeline: &str) -> Option<Remembered> {
+        self.lock().pipelines.get(pipeline).map(|pipeline| pipeline.remembered.clone())
+    }
+
+    /// The rows of a table that are not deleted, as rows of this shape.
+    #[must_use]
+    pub fn rows(&self, table: &TableSchema) -> BTreeMap<Key, (Version, Row)> {
+        let database = self.lock();
+        let rows = database.tables.get(&table.name).into_iter().flat_map(|stored| &stored.rows);
+        rows.filter(|(_, row)| !row.deleted)
+            .map(|(key, row)| (key.clone(), (row.version, row.read(table))))
+            .collect()
+    }
+
+    /// The keys of the rows that are marked as deleted.
+    #[must_use]
+    pub fn deleted(&self, table: &TableName) -> Vec<Key> {
+        let database = self.lock();
+        let rows = database.tables.get(table).into_iter().flat_map(|stored| &stored.rows);
+        rows.filter(|(_, row)| row.deleted).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// How many tombstones a pipeline has; they must not pile up.
+    #[must_use]
+    pub fn tombstones(&self, pipeline: &str) -> usize {
+        self.lock().pipelines.get(pipeline).map_or(0, |pipeline| pipeline.tombstones.len())
+    }
+
+    /// Somebody changes a row by hand: `None` loses it, `Some` replaces it and leaves its version,
+    /// or makes one of this version.
+    pub fn damage(&self, table: &TableSchema, key: &Key, row: Option<&Row>, version: Version) {
+        let mut database = self.lock();
+        let Some(stored) = database.tables.get_mut(&table.name) else { return };
+        let old = stored.rows.remove(key);
+        if let Some(row) = row {
+            let version = old.map_or(version, |old| old.version);
+            let mut cells = BTreeMap::new();
+            write(&mut cells, table, row);
+            let row = StoredRow { version, updated_at: Timestamp(0), deleted: false, cells };
+            stored.rows.insert(key.clone(), row);
+        }
+    }
+
+    /// From now on this row is refused, as by a constraint.
+    pub fn refuse(&self, table: &TableName, key: &Key) {
+        self.lock().poison.insert((table.clone(), key.clone()));
+    }
+
+    /// What is durable now.
+    #[must_use]
+    pub fn backup(&self) -> TargetBackup {
+        TargetBackup(self.lock().clone())
+    }
+
+    /// Goes back to an earlier time; connections that were open then are not.
+    pub fn restore(&self, backup: &TargetBackup) {
+        let mut database = self.lock();
+        let connections = database.connections;
+        *database = backup.0.clone();
+        database.connections = connections;
+        database.pipelines.values_mut().for_each(|pipeline| pipeline.writer = None);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Database> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection of a pipeline to a `TargetServer`.
+#[derive(Debug)]
+pub struct MemoryTarget {
+    server: Arc<TargetServer>,
+    options: TargetOptions,
+    faults: Faults,
+    connection: u64,
+    fence: Option<u64>,
+}
+
+impl MemoryTarget {
+    /// Connects.
+    #[must_use]
+    pub fn new(server: &Arc<TargetServer>, options: TargetOptions, faults: Faults) -> MemoryTarget {
+        let connection = {
+            let mut database = server.lock();
+            database.connections += 1;
+            database.connections
+        };
+        MemoryTarget { server: server.clone(), options, faults, connection, fence: None }
+    }
+
+    /// The pipeline's part of the database, after comparing the fence.
+    fn fenced<'a>(&self, database: &'a mut Database) -> Result<&'a mut Pipeline> {
+        let name = &self.options.pipeline;
+        let Some(fence) = self.fence else {
+            return Err(defect("the target was written before it was claimed"));
+        };
+        match database.pipelines.get_mut(name) {
+            Some(pipeline) if pipeline.remembered.fence == fence => Ok(pipeline),
+            _ => Err(Error::stop(
+                Code::Fenced,
+                format!("another instance has taken over pipeline {name}; this one stops"),
+            )),
+        }
+    }
+}
+
+impl Drop for MemoryTarget {
+    fn drop(&mut self) {
+        let mut database = self.server.lock();
+        let pipeline = database.pipelines.get_mut(&self.options.pipeline);
+        if let Some(pipeline) = pipeline.filter(|p| p.writer == Some(self.connection)) {
+            pipeline.writer = None;
+        }
+    }
+}
+
+#[async_trait]
+impl Target for MemoryTarget {
+    async fn check(&mut self, tables: &[Arc<TableSchema>]) -> Result<Vec<Finding>> {
+        self.faults.point("target.check").await?;
+        let message = format!("{} tables can be written", tables.len());
+        let (subject, remedy) = ("target".into(), String::new());
+        Ok(vec![Finding { subject, level: Level::Ok, message, remedy }])
+    }
+
+    async fn recall(&mut self) -> Result<Option<Remembered>> {
+        self.faults.point("target.recall").await?;
+        Ok(self.server.remembered(&self.options.pipeline))
+    }
+
+    async fn claim(&mut self, claim: &Claim) -> Result<Remembered> {
+        let answer = self.faults.commit_point("target.claim.before_commit").await?;
+        let remembered =
+            claim_in(&mut self.server.lock(), &self.options.pipeline, claim, self.connection)?;
+        let remembered = answer.give(remembered, "target.claim.before_commit")?;
+        self.fence = Some(remembered.fence);
+        self.faults.point("target.claim.after_commit").await?;
+        Ok(remembered)
+    }
+
+    async fn prepare(&mut self, table: &Arc<TableSchema>) -> Result<Prepared> {
+        let answer = self.faults.commit_point("target.prepare.before_commit").await?;
+        let prepared = {
+            let mut database = self.server.lock();
+            self.fenced(&mut database)?;
+            prepare_in(&mut database, &self.options.pipeline, table)?
+        };
+        let prepared = answer.give(prepared, "target.prepare.before_commit")?;
+        self.faults.point("target.prepare.after_commit").await?;
+        Ok(prepared)
+    }
+
+    async fn release(&mut self, tables: &[TableName]) -> Result<()> {
+        let answer = self.faults.commit_point("target.release.before_commit").await?;
+        {
+            let mut database = self.server.lock();
+            let pipeline = self.fenced(&mut database)?;
+            for table in tables {
+                pipeline.remembered.tables.remove(table);
+                pipeline.tombstones.retain(|(name, _), _| name != table);
+            }
+        }
+        answer.give((), "target.release.before_commit")
+    }
+
+    async fn apply(&mut self, batch: &Batch) -> Result<Applied> {
+        let answer = self.faults.commit_point("target.apply.before_commit").await?;
+        let applied = {
+            let mut database = self.server.lock();
+            self.fenced(&mut database)?;
+            // A transaction: all of it or nothing.
+            let mut after = database.clone();
+            let applied = apply_in(&mut after, &self.options, batch)?;
+            if applied == Applied::Done {
+                *database = after;
+            }
+            applied
+        };
+        let applied = answer.give(applied, "target.apply.before_commit")?;
+        self.faults.point("target.apply.after_commit").await?;
+        Ok(applied)
+    }
+
+    async fn read_rows(
+        &mut self,
+        table: &Arc<TableSchema>,
+        keys: &[Key],
+    ) -> Result<Vec<(Key, Version, Row)>> {
+        self.faults.point("target.read_rows").await?;
+        let database = self.server.lock();
+        let stored = database.table(&table.name)?;
+        let read = |key: &Key| {
+            let row = stored.rows.get(key).filter(|row| !row.deleted)?;
+            Some((key.clone(), row.version, row.read(table)))
+        };
+        Ok(keys.iter().filter_map(read).collect())
+    }
+
+    async fn read_keys(&mut self, scan: &KeyScan<'_>) -> Result<Vec<Key>> {
+        self.faults.point("target.read_keys").await?;
+        let filter = scan.filter.map(|filter| Filter::parse(scan.table, filter)).transpose()?;
+        let database = self.server.lock();
+        let stored = database.table(&scan.table.name)?;
+        let after = scan.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let keys = stored
+            .rows
+            .range((after, Bound::Unbounded))
+            .filter(|(_, row)| !row.deleted)
+            .filter(|(_, row)| scan.below.is_none_or(|below| row.version < below))
+            .filter(|(_, row)| filter.as_ref().is_none_or(|f| f.holds(&row.read(scan.table))))
+            .map(|(key, _)| key.clone());
+        Ok(keys.take(scan.limit).collect())
+    }
+
+    fn stored(&self, _table: &TableSchema, row: &Row) -> Row {
+        row.clone()
+    }
+
+    fn table_name(&self, table: &TableName) -> String {
+        table.to_string()
+    }
+
+    async fn forget(&mut self) -> Result<()> {
+        let answer = self.faults.commit_point("target.forget.before_commit").await?;
+        self.server.lock().pipelines.remove(&self.options.pipeline);
+        answer.give((), "target.forget.before_commit")
+    }
+}
+
+impl Database {
+    fn table(&self, table: &TableName) -> Result<&Table> {
+        self.tables.get(table).ok_or_else(|| {
+            Error::table(table, Code::MissingTable, format!("table {table} is not in the target"))
+        })
+    }
+}
+
+fn claim_in(
+    database: &mut Database,
+    name: &str,
+    claim: &Claim,
+    connection: u64,
+) -> Result<Remembered> {
+    let pipeline = database.pipelines.entry(name.to_owned()).or_insert_with(|| Pipeline {
+        remembered: Remembered {
+            checkpoint: None,
+            fence: 0,
+            instance: claim.instance.clone(),
+            tables: BTreeMap::new(),
+        },
+        tombstones: BTreeMap::new(),
+        writer: None,
+    });
+    let remembered = &mut pipeline.remembered;
+    match claim.fence {
+        Some(fence) if fence != remembered.fence => {
+            let message = format!("another instance has taken over pipeline {name}");
+            return Err(Error::stop(Code::Fenced, message));
+        }
+        Some(_) => {}
+        None => {
+            let other = remembered.instance != claim.instance;
+            if pipeline.writer.is_some() && other && !claim.take_over {
+                let message = format!(
+                    "another instance is running pipeline {name}; stop it, or run with --take-over"
+                );
+                return Err(Error::stop(Code::AlreadyRunning, message));
+            }
+            remembered.fence += 1;
+            remembered.instance = claim.instance.clone();
+        }
+    }
+    pipeline.writer = Some(connection);
+    Ok(remembered.clone())
+}
+
+fn prepare_in(database: &mut Database, name: &str, table: &Arc<TableSchema>) -> Result<Prepared> {
+    let Database { pipelines, tables, .. } = database;
+    let Some(pipeline) = pipelines.get_mut(name) else {
+        return Err(defect("a table was prepared for an unknown pipeline"));
+    };
+    let records = &mut pipeline.remembered.tables;
+    let columns = || table.columns.iter().map(|column| column.name.clone());
+    let copying = |schema| TableRecord { schema, status: TableStatus::Copying };
+    let Some(stored) = tables.get_mut(&table.name) else {
+        let stored =
+            Table { pipeline: name.into(), columns: columns().collect(), rows: BTreeMap::new() };
+        tables.insert(table.name.clone(), stored);
+        records.insert(table.name.clone(), copying((**table).clone()));
+        return Ok(Prepared::Created);
+    };
+    if stored.pipeline != name {
+        let message = format!("table {} belongs to pipeline {}", table.name, stored.pipeline);
+        return Err(Error::table(&table.name, Code::TableOwned, message));
+    }
+    let Some(record) = records.get_mut(&table.name) else {
+        if stored.rows.is_empty() {
+            stored.columns = columns().collect();
+            records.insert(table.name.clone(), copying((**table).clone()));
+            return Ok(Prepared::Created);
+        }
+        let message = format!("table {} has rows that this pipeline did not write", table.name);
+        return Err(Error::table(&table.name, Code::TargetNotEmpty, message));
+    };
+    match record.schema.evolution(table) {
+        Evolution::Same | Evolution::Fewer => Ok(Prepared::Unchanged),
+        Evolution::Reordered => {
+            record.schema = (**table).clone();
+            Ok(Prepared::Unchanged)
+        }
+        Evolution::Added(added) => {
+            stored.columns.extend(added.iter().cloned());
+            *record = copying((**table).clone());
+            Ok(Prepared::Added(added))
+        }
+        Evolution::Changed(how) => {
+            let message = format!("table {} changed its shape: {how}", table.name);
+            Err(Error::table(&table.name, Code::TargetShape, message))
+        }
+    }
+}
+
+fn apply_in(database: &mut Database, options: &TargetOptions, batch: &Batch) -> Result<Applied> {
+    let Database { pipelines, tables, poison, .. } = database;
+    let Some(pipeline) = pipelines.get_mut(&options.pipeline) else {
+        return Err(defect("a batch was applied for an unknown pipeline"));
+    };
+    let Pipeline { remembered, tombstones, .. } = pipeline;
+    if remembered.checkpoint.as_ref() == Some(&batch.checkpoint) {
+        return Ok(Applied::Done);
+    }
+    follow(remembered.checkpoint.as_ref(), &batch.checkpoint)?;
+    let mut needed: BTreeMap<TableName, Vec<Key>> = BTreeMap::new();
+    for part in &batch.tables {
+        let name = &part.table.name;
+        let stored = tables.get_mut(name).filter(|_| remembered.tables.contains_key(name));
+        let Some(stored) = stored.filter(|stored| stored.has(&part.table)) else {
+            let message = format!("table {name} was not prepared for the rows of this batch");
+            return Err(Error::table(name, Code::TargetShape, message));
+        };
+        if let Some(poisoned) = part.upserts.iter().find(|upsert| is_in(poison, name, upsert)) {
+            let message = format!("table {name} refuses the row of version {}", poisoned.version);
+            return Err(Error::table(name, Code::PoisonRow, message));
+        }
+        let mut write = TableWrite { name, stored, tombstones, batch, soft: options.soft_deletes };
+        let missing = write.apply(part);
+        if !missing.is_empty() {
+            needed.entry(name.clone()).or_default().extend(missing);
+        }
+    }
+    if !needed.is_empty() {
+        return Ok(Applied::NeedsRows(needed.into_iter().collect()));
+    }
+    tombstones.retain(|_, version| *version >= batch.floor);
+    for (table, status) in &batch.status {
+        let Some(record) = remembered.tables.get_mut(table) else {
+            return Err(defect("a batch has the status of a table that was not prepared"));
+        };
+        record.status = status.clone();
+    }
+    remembered.checkpoint = Some(batch.checkpoint.clone());
+    Ok(Applied::Done)
+}
+
+/// Refuses a checkpoint that does not follow the one before it.
+fn follow(before: Option<&Checkpoint>, next: &Checkpoint) -> Result<()> {
+    let (sequence, version) =
+        before.map_or((0, Version::ZERO), |before| (before.sequence, before.version));
+    if next.sequence != sequence + 1 || next.version < version {
+        return Err(defect(&format!(
+            "checkpoint {} of sequence {} does not follow {version} of sequence {sequence}",
+            next.version, next.sequence
+        )));
+    }
+    Ok(())
+}
+
+fn is_in(poison: &BTreeSet<(TableName, Key)>, table: &TableName, upsert: &RowUpsert) -> bool {
+    !poison.is_empty() && poison.contains(&(table.clone(), upsert.key.clone()))
+}
+
+/// One table's part of one transaction.
+struct TableWrite<'a> {
+    name: &'a TableName,
+    stored: &'a mut Table,
+    tombstones: &'a mut BTreeMap<(TableName, Key), Version>,
+    batch: &'a Batch,
+    soft: bool,
+}
+
+impl TableWrite<'_> {
+    /// The truncation, then deletes, then upserts. Returns the keys of the rows that are needed.
+    fn apply(&mut self, part: &TableBatch) -> Vec<Key> {
+        if let Some((version, updated_at)) = part.truncated {
+            self.truncate(version, updated_at);
+        }
+        for delete in &part.deletes {
+            self.delete(delete);
+        }
+        let upserts = part.upserts.iter();
+        upserts.filter(|upsert| !self.upsert(&part.table, upsert)).map(|u| u.key.clone()).collect()
+    }
+
+    fn truncate(&mut self, version: Version, updated_at: Timestamp) {
+        let soft = self.soft;
+        self.stored.rows.retain(|_, row| {
+            let older = row.version < version;
+            if older && soft {
+                row.delete(version, updated_at);
+            }
+            soft || !older
+        });
+        self.bury(Key::whole_table(), version);
+    }
+
+    fn delete(&mut self, delete: &RowDelete) {
+        if self.outranks(&delete.key, delete.version) {
+            return;
+        }
+        match self.stored.rows.get_mut(&delete.key) {
+            // The row that stays is its own tombstone.
+            Some(row) if self.soft => row.delete(delete.version, delete.updated_at),
+            Some(_) | None => {
+                self.stored.rows.remove(&delete.key);
+                self.bury(delete.key.clone(), delete.version);
+            }
+        }
+    }
+
+    /// False if it has absent cells and the row that they would be taken from is not there.
+    fn upsert(&mut self, table: &TableSchema, upsert: &RowUpsert) -> bool {
+        if self.outranks(&upsert.key, upsert.version) {
+            return true;
+        }
+        let old = self.stored.rows.get(&upsert.key);
+        let mut cells = match old.filter(|row| !row.deleted) {
+            Some(row) => row.cells.clone(),
+            None if upsert.row.has_absent() => return false,
+            None => BTreeMap::new(),
+        };
+        write(&mut cells, table, &upsert.row);
+        let RowUpsert { version, updated_at, .. } = *upsert;
+        let row = StoredRow { version, updated_at, deleted: false, cells };
+        self.stored.rows.insert(upsert.key.clone(), row);
+        self.tombstones.remove(&(self.name.clone(), upsert.key.clone()));
+        true
+    }
+
+    /// Whether what is known of a key is at least as new as this version.
+    fn outranks(&self, key: &Key, version: Version) -> bool {
+        let buried = |key: Key| self.tombstones.get(&(self.name.clone(), key)).copied();
+        let known = [
+            self.stored.rows.get(key).map(|row| row.version),
+            buried(key.clone()),
+            buried(Key::whole_table()),
+        ];
+        known.into_iter().flatten().any(|known| known >= version)
+    }
+
+    fn bury(&mut self, key: Key, version: Version) {
+        if version >= self.batch.floor {
+            let known = self.tombstones.entry((self.name.clone(), key)).or_insert(version);
+            *known = version.max(*known);
+        }
+    }
+}
+
+impl Table {
+    fn has(&self, table: &TableSchema) -> bool {
+        table.columns.iter().all(|column| self.columns.contains(&column.name))
+    }
+}
+
+impl StoredRow {
+    fn delete(&mut self, version: Version, updated_at: Timestamp) {
+        (self.version, self.updated_at, self.deleted) = (version, updated_at, true);
+    }
+
+    /// The row in this shape; a column that was never written is NULL.
+    fn read(&self, table: &TableSchema) -> Row {
+        let cell = |name: &String| self.cells.get(name).and_then(Option::as_deref);
+        Row::from_cells(
+            table.columns.iter().map(|column| cell(&column.name).map_or(Cell::Null, Cell::Value)),
+        )
+    }
+}
+
+fn write(cells: &mut BTreeMap<String, Option<Vec<u8>>>, table: &TableSchema, row: &Row) {
+    for (column, cell) in table.columns.iter().zip(row.cells()) {
+        match cell {
+            Cell::Value(value) => cells.insert(column.name.clone(), Some(value.to_vec())),
+            Cell::Null => cells.insert(column.name.clone(), None),
+            Cell::Absent => None,
+        };
+    }
+}
+
+fn defect(what: &str) -> Error {
+    Error::stop(Code::Internal, what)
+}

@@ -1,0 +1,1 @@
+//! The contract, kept by the source and the target in memory.
