@@ -1,1 +1,3 @@
 //! The engine and the command line of driftless.
+
+pub mod demo;
