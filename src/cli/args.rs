@@ -51,6 +51,8 @@ pub enum Command {
     Init(InitArguments),
     /// Drop slot, publication and our own tables; replicated tables stay
     Teardown(TeardownArguments),
+    /// A throw-away PostgreSQL, a live workload, kill -9 and resume before your eyes, verified
+    Demo(DemoArguments),
 }
 
 /// A pipeline without a file. Flattened last, because its heading holds for what follows it.
@@ -167,6 +169,28 @@ pub struct InitArguments {
     pub force: bool,
 }
 
+/// `driftless demo`.
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// The SQLite file to replicate into; one of an earlier demonstration is replaced
+    #[arg(long, value_name = "FILE", default_value = "driftless-demo.db")]
+    pub out: PathBuf,
+    /// Replace the file whoever made it
+    #[arg(long)]
+    pub force: bool,
+    /// How long the workload lasts
+    #[arg(long, value_name = "SECONDS", default_value_t = 20,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// How often the replicator is killed meanwhile
+    #[arg(long, value_name = "COUNT", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub kills: u32,
+    /// Chooses the workload and the moments of the kills
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+}
+
 impl PipelineArguments {
     /// The configuration that these flags and everything else make.
     ///
@@ -223,6 +247,8 @@ mod tests {
             "teardown --yes",
             "init",
             "init --force",
+            "demo",
+            "demo --out a.db --force --seconds 5 --kills 2 --seed 7",
         ] {
             let words = std::iter::once("driftless").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

@@ -5,6 +5,7 @@ mod args;
 mod backfill;
 pub mod check;
 mod connect;
+mod demo;
 mod init;
 mod progress;
 mod run;
@@ -49,7 +50,8 @@ fn default_filter(arguments: &Arguments) -> &'static str {
         | Command::Status(_)
         | Command::Verify(_)
         | Command::Init(_)
-        | Command::Teardown(_) => "warn",
+        | Command::Teardown(_)
+        | Command::Demo(_) => "warn",
     }
 }
 
@@ -86,6 +88,7 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode> {
         Command::Teardown(arguments) => {
             teardown::run(&arguments.pipeline.settings(global)?, arguments.yes).await
         }
+        Command::Demo(arguments) => demo::demo(arguments).await,
     }
 }
 
