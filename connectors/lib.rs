@@ -186,6 +186,29 @@ pub trait RowReader: Send {
         at: Version,
     ) -> Result<Vec<(Key, Row)>>;
 
+    /// Rows in key order as one statement's snapshot shows them, and where to go on: the last key
+    /// if there may be more rows. For comparing: needs no open log, ignores `not_below`, and the
+    /// rows may claim no version. They have exactly the columns of the table that was asked for,
+    /// which may be fewer than the source has.
+    ///
+    /// # Errors
+    /// As `read_chunk`; also if one of the columns is gone.
+    async fn read_plain(
+        &mut self,
+        request: &ChunkRequest<'_>,
+    ) -> Result<(Vec<(Key, Row)>, Option<Key>)>;
+
+    /// The rows of these keys as one statement's snapshot shows them, in any order, otherwise as
+    /// `read_plain`. A key that is not among the rows does not exist in that snapshot.
+    ///
+    /// # Errors
+    /// As `read_plain`.
+    async fn read_plain_keys(
+        &mut self,
+        table: &Arc<TableSchema>,
+        keys: &[Key],
+    ) -> Result<Vec<(Key, Row)>>;
+
     /// Whether any row has a value other than NULL in one of these columns; asked after they
     /// were added.
     ///

@@ -14,7 +14,7 @@ use super::server::{Slot, SourceServer, State, Table};
 use super::{Faults, Filter};
 use crate::change::{Cell, Change, Chunk, Key, Row, Timestamp, Transaction};
 use crate::error::{Code, Error, Result};
-use crate::schema::{TableName, TablePatterns, TableSchema};
+use crate::schema::{Column, TableName, TablePatterns, TableSchema};
 use crate::version::{Position, Version};
 use crate::{ChangeStream, ChunkRequest, Finding, Level, RowReader, Source};
 
@@ -340,17 +340,7 @@ impl RowReader for MemoryReader {
     async fn read_chunk(&mut self, request: &ChunkRequest<'_>) -> Result<Chunk> {
         self.source.faults.point("source.read_chunk.before").await?;
         let filter = request.filter.map(|text| Filter::parse(request.table, text)).transpose()?;
-        let after = request.after.map_or(Bound::Unbounded, Bound::Excluded);
-        let read = |table: &Table| {
-            let rows = table.rows.range((after, Bound::Unbounded));
-            let mut rows = rows
-                .filter(|(_, row)| filter.as_ref().is_none_or(|filter| filter.holds(row)))
-                .map(|(key, row)| (key.clone(), row.clone()));
-            let chunk: Vec<_> = rows.by_ref().take(request.rows_max).collect();
-            let more = rows.next().is_some();
-            let next = chunk.last().filter(|_| more).map(|(key, _)| key.clone());
-            (chunk, next)
-        };
+        let read = |table: &Table| table.range(request.after, request.rows_max, filter.as_ref());
         let chunk = self.source.chunk(request.table, request.not_below, read).await?;
         self.source.faults.point("source.read_chunk.after").await?;
         Ok(chunk)
@@ -384,6 +374,29 @@ impl RowReader for MemoryReader {
         let rows = self.source.wait_for(read).await?;
         self.source.faults.point("source.reread.after").await?;
         Ok(rows)
+    }
+
+    async fn read_plain(
+        &mut self,
+        request: &ChunkRequest<'_>,
+    ) -> Result<(Vec<(Key, Row)>, Option<Key>)> {
+        self.source.faults.point("source.read_plain").await?;
+        let filter = request.filter.map(|text| Filter::parse(request.table, text)).transpose()?;
+        let state = self.source.server.lock();
+        let stored = state.table(&request.table.name)?;
+        let (rows, next) = stored.range(request.after, request.rows_max, filter.as_ref());
+        Ok((project(stored, request.table, rows)?, next))
+    }
+
+    async fn read_plain_keys(
+        &mut self,
+        table: &Arc<TableSchema>,
+        keys: &[Key],
+    ) -> Result<Vec<(Key, Row)>> {
+        self.source.faults.point("source.read_plain_keys").await?;
+        let state = self.source.server.lock();
+        let stored = state.table(&table.name)?;
+        project(stored, table, stored.find(keys))
     }
 
     async fn any_value(&mut self, table: &TableSchema, columns: &[String]) -> Result<bool> {
@@ -438,6 +451,25 @@ impl State {
 }
 
 impl Table {
+    /// Up to `rows_max` rows, and the last key if there are more.
+    fn range(
+        &self,
+        after: Option<&Key>,
+        rows_max: usize,
+        filter: Option<&Filter>,
+    ) -> (Vec<(Key, Row)>, Option<Key>) {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rows = self
+            .rows
+            .range((after, Bound::Unbounded))
+            .filter(|(_, row)| filter.is_none_or(|filter| filter.holds(row)))
+            .map(|(key, row)| (key.clone(), row.clone()));
+        let chunk: Vec<_> = rows.by_ref().take(rows_max).collect();
+        let more = rows.next().is_some();
+        let next = chunk.last().filter(|_| more).map(|(key, _)| key.clone());
+        (chunk, next)
+    }
+
     fn find(&self, keys: &[Key]) -> Vec<(Key, Row)> {
         let keys: BTreeSet<&Key> = keys.iter().collect();
         let row = |key: &Key| self.rows.get(key).map(|row| (key.clone(), row.clone()));
@@ -456,4 +488,19 @@ fn lsn_of(position: &Position) -> Result<(&str, u64)> {
         let message = format!("position {position} is not one of a source in memory");
         Error::stop(Code::Internal, message)
     })
+}
+
+/// Rows with only the columns that `asked` has.
+fn project(stored: &Table, asked: &TableSchema, rows: Vec<(Key, Row)>) -> Result<Vec<(Key, Row)>> {
+    let place = |column: &Column| {
+        stored.schema.columns.iter().position(|stored| stored.name == column.name).ok_or_else(
+            || {
+                let message = format!("column {} of {} is gone", column.name, asked.name);
+                Error::table(&asked.name, Code::SchemaChange, message)
+            },
+        )
+    };
+    let places: Vec<usize> = asked.columns.iter().map(place).collect::<Result<_>>()?;
+    let project = |row: &Row| Row::from_cells(places.iter().map(|&place| row.cell(place)));
+    Ok(rows.into_iter().map(|(key, row)| (key, project(&row))).collect())
 }

@@ -1,0 +1,280 @@
+//! The source restarts, is restored, replaced, or loses what it kept for us (S16 to S24, S87).
+
+use std::time::{Duration, Instant};
+
+use driftless::demo::server::{Server, ServerOptions, Shutdown};
+use driftless::demo::shop::{self, Shop};
+use tokio_postgres::Client;
+
+use crate::support::{Target, World, wait_until};
+
+for_each_target! {
+    s16_source_killed_under_load
+    s17_a_fast_shutdown_is_not_blocked_while_we_lag
+    s18_our_session_terminated_again_and_again
+    s19_slot_dropped_while_stopped
+    s19_slot_dropped_while_running
+    s20_slot_dropped_and_created_again
+    s21_slot_advanced_by_somebody_else
+    s22_slot_invalidated_by_the_server
+    s23_source_replaced_by_another_cluster
+    s23_source_recovered_onto_another_timeline
+    s24_source_restored_from_an_older_backup
+    s87_idle_tables_beside_busy_ones_do_not_keep_the_log
+}
+
+const SQL: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
+    INSERT INTO t SELECT n, 'first ' || n FROM generate_series(1, 200) n";
+const MORE: &str = "UPDATE t SET v = v || '!' WHERE id % 3 = 0; DELETE FROM t WHERE id % 7 = 0";
+const DROP_SLOT: &str = "SELECT pg_drop_replication_slot('driftless_main')";
+
+async fn replicated(target: Target, settings: &[(&str, &str)]) -> World {
+    let world = World::with(target, SQL, settings, false).await;
+    world.catch_up().await;
+    world
+}
+
+/// The stop says what it is and what to type; nothing moved; what it said to type mends it.
+async fn must_refuse_then_resync(world: &World, code: &str) {
+    let before = target_state(world).await;
+    world.command(&["run", "--until-current"]).await.must_stop_with(code).must_say("--resync");
+    assert_eq!(target_state(world).await, before, "the target moved");
+    world.command(&["run", "--until-current", "--resync"]).await.must_exit(0);
+    world.must_be_equal().await;
+}
+
+async fn target_state(world: &World) -> Vec<Option<String>> {
+    let mut state = Vec::new();
+    for query in ["SELECT count(*) FROM t", "SELECT max(v) FROM t", "SELECT sum(length(v)) FROM t"]
+    {
+        state.push(world.ask_target(query).await);
+    }
+    state
+}
+
+async fn s16_source_killed_under_load(target: Target) {
+    let mut world = World::with(target, "", &[], true).await;
+    shop::open(&world.source, 2_000).await.unwrap();
+    let shop = Shop::start(&world.from, 3, 16, Duration::from_millis(1));
+    let mut daemon = world.run(&[]);
+    world.arrival(&mut daemon).await;
+    for _ in 0..4 {
+        world.server.restart(Shutdown::Kill).await.unwrap();
+        world.reconnect().await;
+        world.arrival(&mut daemon).await;
+    }
+    shop.close().await.unwrap();
+    world.arrival(&mut daemon).await;
+    daemon.terminate().await.must_exit(0);
+    world.must_be_equal().await;
+}
+
+async fn s17_a_fast_shutdown_is_not_blocked_while_we_lag(target: Target) {
+    let settings = [("wal_sender_timeout", "4s")];
+    let mut world = World::with(target, SQL, &settings, true).await;
+    let mut daemon = world.run(&[]);
+    world.arrival(&mut daemon).await;
+    let lock = TargetLock::take(&world).await;
+    world.execute(MORE).await;
+    let told = Instant::now();
+    world.server.stop(Shutdown::Fast).await.unwrap();
+    assert!(told.elapsed() < Duration::from_secs(20), "took {:?}", told.elapsed());
+    lock.release().await;
+    world.server.start_again().await.unwrap();
+    world.reconnect().await;
+    world.arrival(&mut daemon).await;
+    daemon.terminate().await.must_exit(0);
+    world.must_be_equal().await;
+}
+
+async fn s18_our_session_terminated_again_and_again(target: Target) {
+    let mut world = World::new(target, SQL).await;
+    let mut daemon = world.run(&[]);
+    world.arrival(&mut daemon).await;
+    for round in 0..6 {
+        let ended = world.ask(TERMINATE_SENDER).await;
+        assert_eq!(ended.as_deref(), Some("t"), "round {round}: nobody read the slot");
+        world.execute(&format!("INSERT INTO t VALUES ({}, 'round')", 10_000 + round)).await;
+        world.arrival(&mut daemon).await;
+    }
+    daemon.terminate().await.must_exit(0);
+    world.must_be_equal().await;
+}
+
+const TERMINATE_SENDER: &str = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots
+    WHERE slot_name = 'driftless_main' AND active_pid IS NOT NULL";
+
+async fn s19_slot_dropped_while_stopped(target: Target) {
+    let world = replicated(target, &[]).await;
+    world.execute(DROP_SLOT).await;
+    world.execute(MORE).await;
+    must_refuse_then_resync(&world, "slot-missing").await;
+}
+
+async fn s19_slot_dropped_while_running(target: Target) {
+    let mut world = World::new(target, SQL).await;
+    let mut daemon = world.run(&[]);
+    world.arrival(&mut daemon).await;
+    let dropped = async || {
+        let _ = world.ask(TERMINATE_SENDER).await;
+        world.source.batch_execute(DROP_SLOT).await.is_ok()
+    };
+    wait_until("the slot is dropped", dropped).await;
+    daemon.wait().await.must_stop_with("slot-missing").must_say("--resync");
+    world.execute(MORE).await;
+    must_refuse_then_resync(&world, "slot-missing").await;
+}
+
+async fn s20_slot_dropped_and_created_again(target: Target) {
+    let world = replicated(target, &[]).await;
+    world.execute(DROP_SLOT).await;
+    world.execute(MORE).await;
+    let create = "SELECT pg_create_logical_replication_slot('driftless_main', 'pgoutput')";
+    world.execute(create).await;
+    must_refuse_then_resync(&world, "slot-gap").await;
+}
+
+async fn s21_slot_advanced_by_somebody_else(target: Target) {
+    let world = replicated(target, &[]).await;
+    world.execute(MORE).await;
+    let advance =
+        "SELECT pg_replication_slot_advance('driftless_main', pg_current_wal_insert_lsn())";
+    world.execute(advance).await;
+    must_refuse_then_resync(&world, "slot-gap").await;
+}
+
+async fn s22_slot_invalidated_by_the_server(target: Target) {
+    let settings =
+        [("max_slot_wal_keep_size", "4MB"), ("max_wal_size", "8MB"), ("min_wal_size", "4MB")];
+    let world = replicated(target, &settings).await;
+    world.execute("CREATE TABLE noise (v text)").await;
+    let lost = async || {
+        let noise = "INSERT INTO noise SELECT repeat(md5(n::text), 30) FROM
+            generate_series(1, 5000) n; CHECKPOINT";
+        for statement in noise.split(';') {
+            world.execute(statement).await;
+        }
+        let status = "SELECT wal_status FROM pg_replication_slots";
+        world.ask(status).await.as_deref() == Some("lost")
+    };
+    wait_until("the server invalidates the slot", lost).await;
+    world.execute("DROP TABLE noise").await;
+    world.execute(MORE).await;
+    must_refuse_then_resync(&world, "slot-lost").await;
+}
+
+async fn s23_source_replaced_by_another_cluster(target: Target) {
+    let mut world = replicated(target, &[]).await;
+    // Without the template that the other servers are copied from: a cluster with its own identity.
+    let other = ServerOptions { careless: true, ..ServerOptions::default() };
+    let other = Server::start(other).await.unwrap();
+    let session = other.connect_to("postgres").await.unwrap();
+    session.batch_execute("CREATE DATABASE source").await.unwrap();
+    let session = other.connect_to("source").await.unwrap();
+    session.batch_execute("CREATE TABLE sentinel (n int PRIMARY KEY)").await.unwrap();
+    session.batch_execute(SQL).await.unwrap();
+    pretend_to_know_us(&session).await;
+    session.batch_execute(MORE).await.unwrap();
+    world.from = other.url("source");
+    world.source = session;
+    must_refuse_then_resync(&world, "source-identity").await;
+}
+
+/// Gives a server a slot and a publication of our names, as a copy of the source would have.
+async fn pretend_to_know_us(session: &Client) {
+    session.batch_execute("CREATE PUBLICATION driftless_main FOR ALL TABLES").await.unwrap();
+    let slot = "SELECT pg_create_logical_replication_slot('driftless_main', 'pgoutput')";
+    session.batch_execute(slot).await.unwrap();
+}
+
+async fn s23_source_recovered_onto_another_timeline(target: Target) {
+    let mut world = World::with(target, SQL, &[], true).await;
+    world.catch_up().await;
+    world.execute(MORE).await;
+    world.server.stop(Shutdown::Fast).await.unwrap();
+    // A finished recovery puts the cluster on a new timeline; slots survive it.
+    let signal = world.server.data_directory().join("recovery.signal");
+    std::fs::write(&signal, "").unwrap();
+    let owner = std::fs::metadata(world.server.data_directory()).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    std::os::unix::fs::chown(&signal, Some(owner.uid()), Some(owner.gid())).unwrap();
+    world.server.set("restore_command", "false");
+    world.server.start_again().await.unwrap();
+    world.reconnect().await;
+    let promoted = async || world.ask("SELECT pg_is_in_recovery()").await.as_deref() == Some("f");
+    wait_until("the recovery is finished", promoted).await;
+    must_refuse_then_resync(&world, "source-identity").await;
+}
+
+async fn s24_source_restored_from_an_older_backup(target: Target) {
+    let mut world = World::with(target, SQL, &[], true).await;
+    world.catch_up().await;
+    world.server.stop(Shutdown::Fast).await.unwrap();
+    world.server.back_up("older").unwrap();
+    world.server.start_again().await.unwrap();
+    world.reconnect().await;
+    world
+        .execute("INSERT INTO t SELECT n, repeat('x', 500) FROM generate_series(1000, 3000) n")
+        .await;
+    world.catch_up().await;
+    world.server.stop(Shutdown::Fast).await.unwrap();
+    world.server.restore("older").unwrap();
+    world.server.start_again().await.unwrap();
+    world.reconnect().await;
+    must_refuse_then_resync(&world, "position-ahead").await;
+}
+
+async fn s87_idle_tables_beside_busy_ones_do_not_keep_the_log(target: Target) {
+    let mut world = World::new(target, SQL).await;
+    world.execute("CREATE TABLE noise (v text)").await;
+    world.tables = "public.*,!public.noise".into();
+    let mut daemon = world.run(&[]);
+    world.arrival(&mut daemon).await;
+    for _ in 0..3 {
+        let noise = "INSERT INTO noise SELECT repeat(md5(n::text), 30)
+            FROM generate_series(1, 20000) n";
+        world.execute(noise).await;
+    }
+    let end = world.ask("SELECT pg_current_wal_insert_lsn()").await.unwrap();
+    let follows = format!(
+        "SELECT confirmed_flush_lsn >= '{end}' AND pg_current_wal_lsn() - restart_lsn < 8000000
+         FROM pg_replication_slots WHERE slot_name = 'driftless_main'"
+    );
+    let followed = async || {
+        // The server lets go of the log only when it has written where the transactions stand.
+        world.execute("CHECKPOINT").await;
+        world.ask(&follows).await.as_deref() == Some("t")
+    };
+    wait_until("the slot follows the log", followed).await;
+    daemon.terminate().await.must_exit(0);
+}
+
+/// Keeps the replicator from writing into the target.
+enum TargetLock {
+    Postgres(Client),
+    Sqlite(rusqlite::Connection),
+}
+
+impl TargetLock {
+    async fn take(world: &World) -> TargetLock {
+        match world.target {
+            Target::Postgres => {
+                let session = world.target_session().await;
+                session.batch_execute("BEGIN; LOCK TABLE t").await.unwrap();
+                TargetLock::Postgres(session)
+            }
+            Target::Sqlite => {
+                let file = world.target_file();
+                file.execute_batch("BEGIN IMMEDIATE").unwrap();
+                TargetLock::Sqlite(file)
+            }
+        }
+    }
+
+    async fn release(self) {
+        match self {
+            TargetLock::Postgres(session) => session.batch_execute("ROLLBACK").await.unwrap(),
+            TargetLock::Sqlite(file) => file.execute_batch("ROLLBACK").unwrap(),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A TCP proxy on loopback that lets everything through until it is told to break something.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What happens to the bytes of one direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// They arrive.
+    Pass,
+    /// They vanish; the connection stays open. What a dead router does.
+    Swallow,
+    /// The connection is closed at once, and new ones after a moment.
+    Cut,
+    /// Once, the connection is closed just before these bytes would have arrived.
+    CutBefore(&'static [u8]),
+    /// Once, the connection is closed after this many more bytes.
+    CutAfter(usize),
+}
+
+#[derive(Default)]
+struct Counters {
+    connections: AtomicU32,
+    cuts: AtomicU32,
+}
+
+/// A proxy in front of one server. Dropping it closes all connections.
+pub struct Proxy {
+    port: u16,
+    to_server: watch::Sender<Fault>,
+    to_client: watch::Sender<Fault>,
+    counters: Arc<Counters>,
+    listener: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Starts a proxy in front of a port of this machine.
+    pub async fn start(server_port: u16) -> Proxy {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (to_server, _) = watch::channel(Fault::Pass);
+        let (to_client, _) = watch::channel(Fault::Pass);
+        let counters = Arc::new(Counters::default());
+        let faults = (to_server.clone(), to_client.clone());
+        let listener = tokio::spawn(accept(listener, server_port, faults, counters.clone()));
+        Proxy { port, to_server, to_client, counters, listener }
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What happens from now on to the bytes on their way to the server.
+    pub fn to_server(&self, fault: Fault) {
+        self.to_server.send_replace(fault);
+    }
+
+    /// What happens from now on to the bytes on their way to the client.
+    pub fn to_client(&self, fault: Fault) {
+        self.to_client.send_replace(fault);
+    }
+
+    /// How many connections were cut so far.
+    pub fn cuts(&self) -> u32 {
+        self.counters.cuts.load(Ordering::Relaxed)
+    }
+
+    /// How many connections were accepted so far.
+    pub fn connections(&self) -> u32 {
+        self.counters.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.to_server.send_replace(Fault::Cut);
+        self.to_client.send_replace(Fault::Cut);
+        self.listener.abort();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    server_port: u16,
+    (to_server, to_client): (watch::Sender<Fault>, watch::Sender<Fault>),
+    counters: Arc<Counters>,
+) {
+    while let Ok((client, _)) = listener.accept().await {
+        counters.connections.fetch_add(1, Ordering::Relaxed);
+        let Ok(server) = TcpStream::connect(("127.0.0.1", server_port)).await else {
+            continue;
+        };
+        let (client_read, client_write) = client.into_split();
+        let (server_read, server_write) = server.into_split();
+        let there = pump(client_read, server_write, to_server.clone());
+        let back = pump(server_read, client_write, to_client.clone());
+        let counters = counters.clone();
+        tokio::spawn(async move {
+            // The first direction to end takes the other with it, as a broken cable does.
+            let was_cut = tokio::select! { cut = there => cut, cut = back => cut };
+            counters.cuts.fetch_add(u32::from(was_cut), Ordering::Relaxed);
+        });
+    }
+}
+
+/// Carries bytes until one side closes (false) or a fault says so (true).
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    fault: watch::Sender<Fault>,
+) -> bool {
+    let mut changes = fault.subscribe();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let length = tokio::select! {
+            read = from.read(&mut buffer) => match read {
+                Ok(0) | Err(_) => return false,
+                Ok(length) => length,
+            },
+            _ = changes.wait_for(|fault| *fault == Fault::Cut) => return true,
+        };
+        let now = fault.borrow().clone();
+        match now {
+            Fault::Swallow => continue,
+            Fault::Cut => return true,
+            Fault::CutBefore(pattern) => {
+                if buffer[..length].windows(pattern.len()).any(|window| window == pattern) {
+                    fault.send_replace(Fault::Pass);
+                    return true;
+                }
+            }
+            Fault::CutAfter(left) if left <= length => {
+                fault.send_replace(Fault::Pass);
+                let _ = to.write_all(&buffer[..left]).await;
+                return true;
+            }
+            Fault::CutAfter(left) => {
+                fault.send_replace(Fault::CutAfter(left - length));
+            }
+            Fault::Pass => {}
+        }
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return false;
+        }
+    }
+}
