@@ -154,7 +154,7 @@ impl Settings {
     /// The directory of this pipeline in `state_dir`.
     #[must_use]
     pub fn pipeline_dir(&self) -> PathBuf {
-        self.state_dir.join(&self.name)
+        state::pipeline_directory(&self.state_dir, &self.name)
     }
 }
 

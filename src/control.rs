@@ -18,7 +18,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use crate::status::{Snapshot, Status};
 
@@ -111,7 +111,15 @@ pub struct Ask {
 #[derive(Debug)]
 pub struct ServerHandle {
     path: PathBuf,
-    task: AbortHandle,
+    task: JoinHandle<()>,
+}
+
+impl ServerHandle {
+    /// Waits for the end of the listening task, which only a defect brings about.
+    pub async fn ended(&mut self) {
+        // However it ended, nobody listens any more.
+        let _ = (&mut self.task).await;
+    }
 }
 
 impl Drop for ServerHandle {
@@ -140,7 +148,7 @@ pub fn serve(
     }
     let listener = UnixListener::bind(&path).map_err(failed)?;
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
-    let task = tokio::spawn(accept(listener, status, asks)).abort_handle();
+    let task = tokio::spawn(accept(listener, status, asks));
     Ok(ServerHandle { path, task })
 }
 

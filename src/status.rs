@@ -140,8 +140,8 @@ pub struct Snapshot {
     pub rows_applied: u64,
     /// Source transactions applied by this process.
     pub transactions_applied: u64,
-    /// When this process started, in microseconds since 1970 UTC.
-    pub started_at: Timestamp,
+    /// When the process started, in microseconds since 1970 UTC; `None` when none is running.
+    pub started_at: Option<Timestamp>,
     /// When any of this last changed.
     pub updated_at: Timestamp,
     /// The tables, by name.
@@ -177,7 +177,7 @@ impl Status {
             last_error: None,
             rows_applied: 0,
             transactions_applied: 0,
-            started_at: now,
+            started_at: Some(now),
             updated_at: now,
             tables: BTreeMap::new(),
             backfills: Vec::new(),

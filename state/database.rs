@@ -237,7 +237,10 @@ fn drop_guarded(sled: sled::Db) {
 fn failed(doing: &str, error: sled::Error) -> Error {
     let doing = format!("{doing} the state database");
     match error {
-        sled::Error::Io(error) if !tells_of_damage(error.kind()) => Error::disk(doing, &error),
+        // Only the kind: sled hands its first error on as the `Debug` text of it.
+        sled::Error::Io(error) if !tells_of_damage(error.kind()) => {
+            Error::disk(doing, &error.kind().into())
+        }
         error => Error::corrupt(format!("{doing}: {error}")),
     }
 }

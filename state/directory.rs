@@ -240,19 +240,46 @@ fn create(path: &Path) -> Result<()> {
 fn check_safe(path: &Path) -> Result<()> {
     let metadata = fs::symlink_metadata(path)
         .map_err(|error| Error::disk(format_args!("look at {}", path.display()), &error))?;
+    match danger(path, &metadata, rustix::process::geteuid().as_raw()) {
+        Some(danger) => Err(Error::new(ErrorKind::Unsafe, danger)),
+        None => Ok(()),
+    }
+}
+
+/// Why the user `us` should not keep state in a directory.
+fn danger(path: &Path, metadata: &fs::Metadata, us: u32) -> Option<String> {
     let shown = path.display();
-    let us = rustix::process::geteuid().as_raw();
-    let problem = if metadata.is_symlink() {
-        format!("{shown} is a symbolic link; set [state] dir to the directory it points to")
+    if metadata.is_symlink() {
+        Some(format!("{shown} is a symbolic link; set [state] dir to the directory it points to"))
     } else if !metadata.is_dir() {
-        format!("{shown} is not a directory; set [state] dir to another path")
+        Some(format!("{shown} is not a directory; set [state] dir to another path"))
     } else if metadata.uid() != us {
         let owner = metadata.uid();
-        format!("{shown} belongs to user {owner}, not to us; run `chown -R {us} {shown}`")
+        Some(format!(
+            "{shown} belongs to user {owner}, and this is user {us}; run driftless as user \
+             {owner}, or `chown -R {us} {shown}`"
+        ))
     } else if metadata.mode() & 0o077 != 0 {
-        format!("{shown} is open to other users; run `chmod 700 {shown}`")
+        Some(format!("{shown} is open to other users; run `chmod 700 {shown}`"))
     } else {
-        return Ok(());
-    };
-    Err(Error::new(ErrorKind::Unsafe, problem))
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_another_user_is_dangerous_and_our_own_is_not() {
+        let outer = tempfile::TempDir::new().unwrap();
+        let path = outer.path().join("state");
+        create(&path).unwrap();
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let owner = metadata.uid();
+        assert_eq!(danger(&path, &metadata, owner), None);
+        let message = danger(&path, &metadata, owner + 1).unwrap();
+        let command = format!("chown -R {} {}", owner + 1, path.display());
+        assert!(message.contains(&command), "{message}");
+    }
 }

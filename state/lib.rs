@@ -3,7 +3,8 @@
 //!
 //! In reading order: what is kept (`checkpoint`, `progress`), how a record is written (`format`,
 //! `instance`), where (`directory`), the store on disk (`disk`, over `contents`, `database` and
-//! `witness`) and the one in memory for simulations (`memory`). Plain synchronous functions; this crate knows no database.
+//! `witness`) and the one in memory for simulations (`memory`). Plain synchronous functions; this
+//! crate knows no database of a user.
 //!
 //! Surprise: it is only a second copy. The target keeps the position too, in the transaction of
 //! the rows, and the target's word wins. So whatever cannot be read here is moved aside, never

@@ -1,6 +1,8 @@
 //! A process that is killed, or whose disk is full, loses nothing that it acknowledged.
 //! Each test runs this executable again as the process that suffers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic in a helper too")]
+
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,6 +1,8 @@
 //! The store on disk: what it keeps, whom it refuses, and what it makes of damage.
 //! `crash.rs` kills it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic in a helper too")]
+
 mod support;
 
 use std::fs;

@@ -29,6 +29,7 @@ pub fn repair(id: u64, rows: u64) -> Task {
 
 /// All that a store holds.
 #[allow(dead_code, reason = "not every test file needs it")]
+#[allow(clippy::unwrap_used, reason = "only tests call it")]
 pub fn contents(store: &dyn Store) -> (Option<SavedCheckpoint>, Vec<Task>) {
     (store.checkpoint().unwrap(), store.tasks().unwrap())
 }
