@@ -110,7 +110,7 @@ impl<'a> Verifier<'a> {
     }
 
     /// The tables to compare, as the source has them now.
-    async fn selected(&self) -> Result<Vec<Arc<TableSchema>>> {
+    async fn selected(&mut self) -> Result<Vec<Arc<TableSchema>>> {
         let mut schemas = self.source.tables(&self.options.tables).await?;
         if let Some(only) = &self.options.only {
             let names: Vec<TableName> = schemas.iter().map(|schema| schema.name.clone()).collect();

@@ -193,18 +193,20 @@ impl TableReport {
 
     fn judge(&mut self) {
         let found = &self.differences;
-        let repairable = found.missing.count + found.differing.count + found.extra.count;
+        let settled = found.count() - found.unsettled.count;
+        let repairable = found.kept().next().is_some();
         self.outcome = match found.count() {
             0 => Outcome::Equal,
             _ => Outcome::Different,
         };
-        self.remedy = match (repairable, found.unsettled.count) {
+        self.remedy = match (settled, found.unsettled.count) {
             (0, 0) => String::new(),
             (0, _) => "`driftless verify` again when these rows change less often".into(),
-            _ if repairable > KEPT_MAX as u64 => {
+            _ if settled > KEPT_MAX as u64 => {
                 format!("`driftless backfill --table {}`", self.name)
             }
-            _ => format!("`driftless verify --repair --table {}`", self.name),
+            _ if repairable => format!("`driftless verify --repair --table {}`", self.name),
+            _ => "delete these rows by hand; they are not of driftless".into(),
         };
     }
 }
@@ -219,8 +221,11 @@ impl Differences {
     /// The keys that a repair can mend, as many as are kept.
     #[must_use]
     pub fn repairable(&self) -> Vec<Key> {
-        let kept = [&self.missing, &self.differing, &self.extra];
-        kept.into_iter().flat_map(|found| found.kept.iter().cloned()).collect()
+        self.kept().cloned().collect()
+    }
+
+    fn kept(&self) -> impl Iterator<Item = &Key> {
+        [&self.missing, &self.differing, &self.extra].into_iter().flat_map(|found| &found.kept)
     }
 
     fn kinds(&self) -> [(&'static str, &Found); 4] {
@@ -250,14 +255,19 @@ impl Differences {
 }
 
 impl Found {
-    /// Counts a key; says whether it is among those that are listed.
+    /// Counts a key, and lists and keeps it while there is room.
     pub(super) fn add(&mut self, table: &TableSchema, key: &Key) {
+        self.add_beyond_repair(table, key);
+        if self.kept.len() < KEPT_MAX {
+            self.kept.push(key.clone());
+        }
+    }
+
+    /// Counts a key that nobody can be asked for.
+    pub(super) fn add_beyond_repair(&mut self, table: &TableSchema, key: &Key) {
         self.count += 1;
         if self.keys.len() < LISTED_MAX {
             self.keys.push(Listed { key: key_columns(table, key), columns: Vec::new() });
-        }
-        if self.kept.len() < KEPT_MAX {
-            self.kept.push(key.clone());
         }
     }
 

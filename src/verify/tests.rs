@@ -1,68 +1,170 @@
-//! The comparison against two sides that a test scripts: what happens whenever a marker is
-//! written or the target is looked at.
-//! Surprise: the target sorts keys backwards and stores `price` without trailing zeros, as a
-//! real one may.
+//! The comparison of two sides in memory, of which a test scripts what happens while it goes on:
+//! whenever a marker is written, or the source is asked for keys.
+//! Surprise: the target stores `price` without a trailing zero, as a real one may.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
-use connectors::change::{Applied, Batch, Cell, Checkpoint, Chunk, Key, Row, TableStatus};
+use connectors::change::{
+    Batch, Cell, Checkpoint, Key, Row, RowUpsert, TableBatch, TableStatus, Timestamp,
+};
 use connectors::error::{Code, Result};
+use connectors::memory::{
+    Fault, Faults, MemorySource, MemoryTarget, Op, Script, SourceServer, TargetServer,
+};
 use connectors::schema::{Column, ColumnType, Engine, TableName, TablePatterns, TableSchema};
 use connectors::version::{Position, Version};
-use connectors::{
-    ChangeStream, ChunkRequest, Claim, Finding, KeyScan, Prepared, Remembered, RowReader, Source,
-    TableRecord, Target,
-};
+use connectors::{Claim, Target as _, TargetOptions};
+use futures_util::FutureExt as _;
 
 use super::{Options, Outcome, Report, TableReport, Verifier, repairable};
 
-type Event = Box<dyn FnOnce(&mut Sides) + Send>;
+type Event = Box<dyn FnOnce(&Sides) + Send>;
+/// Name and price of an item; a price of `None` is NULL.
+type Item = (&'static str, Option<&'static str>);
 
-#[derive(Default)]
+/// Both databases, and the daemon between them.
 struct Sides {
-    source: BTreeMap<i64, (String, String)>,
-    target: BTreeMap<i64, (String, String)>,
-    /// The source's log, in commits, and how far the target has it.
-    log: u64,
-    applied: u64,
-    /// Whether somebody applies the log.
-    follows: bool,
-    status: Option<TableStatus>,
-    known_columns: Option<usize>,
+    source: Arc<SourceServer>,
+    target: Arc<TargetServer>,
+    /// The daemon's connection; `None` for a pipeline that has never run.
+    writer: Option<Mutex<MemoryTarget>>,
+    /// Whether the daemon applies what the source commits.
+    follows: AtomicBool,
+    applied: AtomicU64,
     /// What happens at the next markers, one each.
-    at_marks: VecDeque<Event>,
-    /// What happens at every look at the source's keys.
-    at_every_look: Option<fn(&mut Sides)>,
+    at_marks: Mutex<VecDeque<Event>>,
+    /// What happens whenever the source is asked for keys.
+    at_every_look: Mutex<Option<fn(&Sides)>>,
 }
 
 #[derive(Clone)]
-struct World(Arc<Mutex<Sides>>);
+struct World(Arc<Sides>);
 
-impl World {
-    /// A thousand equal rows, a daemon that follows.
-    fn equal() -> World {
-        let row = |id| (format!("item {id}"), format!("{id}.50"));
-        let stored = |id| (format!("item {id}"), format!("{id}.5"));
-        World(Arc::new(Mutex::new(Sides {
-            source: (1..=1000).map(|id| (id, row(id))).collect(),
-            target: (1..=1000).map(|id| (id, stored(id))).collect(),
-            log: 10,
-            applied: 10,
-            follows: true,
-            status: Some(TableStatus::Live),
-            ..Sides::default()
-        })))
+impl Script for World {
+    fn decide(&self, point: &'static str) -> Fault {
+        match point {
+            "source.mark.before" => {
+                let event = self.0.at_marks.lock().unwrap().pop_front();
+                event.into_iter().for_each(|event| event(&self.0));
+            }
+            "source.mark.after" if self.0.follows.load(Ordering::Relaxed) => {
+                self.0.apply(Vec::new(), BTreeMap::new());
+            }
+            "source.read_plain_keys" => {
+                let event = *self.0.at_every_look.lock().unwrap();
+                event.into_iter().for_each(|event| event(&self.0));
+            }
+            _ => {}
+        }
+        Fault::None
+    }
+}
+
+impl Sides {
+    fn set_source(&self, id: i64, item: Option<Item>) {
+        let (table, key) = (schema(3).name.clone(), key(id));
+        let exists = self.source.rows(&table).contains_key(&key);
+        let op = match (item, exists) {
+            (Some(item), true) => Op::Update { table, key, row: row(3, id, item) },
+            (Some(item), false) => Op::Insert { table, row: row(3, id, item) },
+            (None, _) => Op::Delete { table, key },
+        };
+        self.commit(&[op]);
     }
 
-    fn change(self, change: impl FnOnce(&mut Sides)) -> World {
-        change(&mut self.lock());
+    /// Behind the daemon's back.
+    fn set_target(&self, id: i64, item: Option<Item>) {
+        let row = item.map(|item| row(3, id, item));
+        self.target.damage(&schema(3), &key(id), row.as_ref(), Version::ZERO);
+    }
+
+    fn commit(&self, ops: &[Op]) {
+        let xid = self.source.commit(ops).unwrap();
+        self.source.show(xid);
+    }
+
+    /// Records the end of the log as applied, together with these changes.
+    fn apply(&self, tables: Vec<TableBatch>, status: BTreeMap<TableName, TableStatus>) {
+        let Some(writer) = &self.writer else { return };
+        let head = self.source.head();
+        let checkpoint = Checkpoint {
+            position: Position(format!("memory:first:{head}")),
+            version: Version::at_log(1, head),
+            sequence: self.applied.fetch_add(1, Ordering::Relaxed) + 1,
+        };
+        let batch = Batch { checkpoint, floor: Version::ZERO, tables, status };
+        let mut writer = writer.lock().unwrap();
+        writer.apply(&batch).now_or_never().unwrap().unwrap();
+    }
+}
+
+impl World {
+    /// Two sides with these rows, the source's written as `1.50`, the target's as `1.5`; the
+    /// target knows this many columns and records this status.
+    fn new(rows: i64, columns: usize, status: Option<TableStatus>) -> World {
+        let price = (columns == 3).then_some("1.50");
+        let source = SourceServer::new([TableSchema::clone(&schema(3))]);
+        let target = TargetServer::new();
+        let writer = status.is_some().then(|| Mutex::new(claimed(&target, columns)));
+        let sides = Sides {
+            source,
+            target,
+            writer,
+            follows: AtomicBool::new(true),
+            applied: AtomicU64::new(0),
+            at_marks: Mutex::default(),
+            at_every_look: Mutex::default(),
+        };
+        let table = schema(3).name.clone();
+        let insert = |id| Op::Insert { table: table.clone(), row: row(3, id, ("item", price)) };
+        sides.commit(&(1..=rows).map(insert).collect::<Vec<_>>());
+        let upsert = |id| RowUpsert {
+            key: key(id),
+            row: row(columns, id, ("item", Some("1.5"))),
+            version: Version::at_log(1, 1),
+            updated_at: Timestamp(0),
+        };
+        let upserts = (1..=rows).map(upsert).collect();
+        let batch =
+            TableBatch { table: schema(columns), truncated: None, deletes: Vec::new(), upserts };
+        let status = status.map(|status| (table.clone(), status));
+        sides.apply(vec![batch], status.into_iter().collect());
+        World(Arc::new(sides))
+    }
+
+    /// A thousand equal rows, and a daemon that follows.
+    fn equal() -> World {
+        World::new(1000, 3, Some(TableStatus::Live))
+    }
+
+    fn change(self, change: impl FnOnce(&Sides)) -> World {
+        change(&self.0);
         self
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sides> {
-        self.0.lock().unwrap()
+    fn at_next_mark(self, event: impl FnOnce(&Sides) + Send + 'static) -> World {
+        self.0.at_marks.lock().unwrap().push_back(Box::new(event));
+        self
+    }
+
+    fn source(&self) -> MemorySource {
+        MemorySource::new(&self.0.source, Faults::new(Arc::new(self.clone())))
+    }
+
+    fn target(&self) -> MemoryTarget {
+        MemoryTarget::new(&self.0.target, target_options(), Faults::none()).storing(stored)
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            pipeline: "shop".into(),
+            tables: TablePatterns::parse(&["public.*"]).unwrap(),
+            only: None,
+            chunk_bytes: 2_000,
+            daemon_runs: self.0.follows.load(Ordering::Relaxed),
+        }
     }
 
     async fn verify(&self) -> Report {
@@ -70,32 +172,46 @@ impl World {
     }
 
     async fn verify_only(&self, only: Option<&str>) -> Result<Report> {
-        let options = Options {
-            pipeline: "shop".into(),
-            tables: TablePatterns::parse(&["public.*"]).unwrap(),
-            only: only.map(|only| TablePatterns::parse(&[only]).unwrap()),
-            chunk_bytes: 2_000,
-            daemon_runs: self.lock().follows,
-        };
-        let mut target = self.clone();
-        Verifier::open(self, &mut target, options).await?.compare_tables().await
+        let only = only.map(|only| TablePatterns::parse(&[only]).unwrap());
+        let (source, mut target) = (self.source(), self.target());
+        let options = Options { only, ..self.options() };
+        // As the command line does it, the comparison must be able to move between threads.
+        fn movable<T: Send>(future: T) -> T {
+            future
+        }
+        let mut verifier = Verifier::open(&source, &mut target, options).await?;
+        movable(verifier.compare_tables()).await
     }
 }
 
-fn schema() -> Arc<TableSchema> {
+fn target_options() -> TargetOptions {
+    TargetOptions { pipeline: "shop".into(), soft_deletes: false }
+}
+
+/// A writer's connection to a target with an empty table of so many columns.
+fn claimed(target: &Arc<TargetServer>, columns: usize) -> MemoryTarget {
+    let mut writer = MemoryTarget::new(target, target_options(), Faults::none());
+    let claim = Claim { instance: "daemon".into(), fence: None, take_over: false };
+    writer.claim(&claim).now_or_never().unwrap().unwrap();
+    writer.prepare(&schema(columns)).now_or_never().unwrap().unwrap();
+    writer
+}
+
+/// `public.items (name, id primary key, price)`, of which the first so many columns.
+fn schema(columns: usize) -> Arc<TableSchema> {
+    let all =
+        [("name", ColumnType::Text), ("id", ColumnType::Int64), ("price", ColumnType::Numeric)];
     let column = |(id, (name, column_type)): (usize, (&str, ColumnType))| Column {
         name: name.into(),
         column_type,
         native: None,
         id: id as u32,
     };
-    let columns =
-        [("name", ColumnType::Text), ("id", ColumnType::Int64), ("price", ColumnType::Numeric)];
     Arc::new(TableSchema {
         name: TableName::new("public", "items"),
         id: 1,
         engine: Engine::Memory,
-        columns: columns.into_iter().enumerate().map(column).collect(),
+        columns: all.into_iter().take(columns).enumerate().map(column).collect(),
         key: vec![1],
     })
 }
@@ -104,185 +220,21 @@ fn key(id: i64) -> Key {
     Key::from_values([id.to_string().as_bytes()])
 }
 
-fn id(key: &Key) -> i64 {
-    std::str::from_utf8(key.values().next().unwrap()).unwrap().parse().unwrap()
+fn row(columns: usize, id: i64, (name, price): Item) -> Row {
+    let id = id.to_string();
+    let price = price.map_or(Cell::Null, |price| Cell::Value(price.as_bytes()));
+    let cells = [Cell::Value(name.as_bytes()), Cell::Value(id.as_bytes()), price];
+    Row::from_cells(cells.into_iter().take(columns))
 }
 
-/// The columns of a row that `table` has.
-fn row(table: &TableSchema, id: i64, (name, price): &(String, String)) -> (Key, Row) {
-    let id_text = id.to_string();
-    let cell = |column: &Column| match column.name.as_str() {
-        "name" => name.clone(),
-        "id" => id_text.clone(),
-        _ => price.clone(),
+fn stored(table: &TableSchema, row: &Row) -> Row {
+    let stored = |(column, cell): (&Column, _)| match cell {
+        Cell::Value(value) if column.column_type == ColumnType::Numeric => {
+            Cell::Value(value.strip_suffix(b"0").unwrap_or(value))
+        }
+        cell => cell,
     };
-    let cells: Vec<String> = table.columns.iter().map(cell).collect();
-    (key(id), Row::from_cells(cells.iter().map(|cell| Cell::Value(cell.as_bytes()))))
-}
-
-#[async_trait]
-impl Source for World {
-    async fn check(&self, _: &TablePatterns) -> Result<Vec<Finding>> {
-        unreachable!()
-    }
-    async fn tables(&self, _: &TablePatterns) -> Result<Vec<Arc<TableSchema>>> {
-        Ok(vec![schema()])
-    }
-    async fn subscribe(&self, _: &[Arc<TableSchema>], _: Option<&Position>) -> Result<Position> {
-        unreachable!()
-    }
-    async fn subscription(&self) -> Result<Option<String>> {
-        unreachable!()
-    }
-    async fn unsubscribe(&self) -> Result<()> {
-        unreachable!()
-    }
-    async fn evict(&self) -> Result<()> {
-        unreachable!()
-    }
-    async fn stream(
-        &self,
-        _: &Position,
-        _: u32,
-        _: &[Arc<TableSchema>],
-    ) -> Result<Box<dyn ChangeStream>> {
-        unreachable!()
-    }
-    fn version_of(&self, _: &Position, _: u32) -> Result<Version> {
-        unreachable!()
-    }
-    async fn mark(&self, epoch: u32) -> Result<Version> {
-        let mut sides = self.lock();
-        sides.log += 1;
-        if let Some(event) = sides.at_marks.pop_front() {
-            event(&mut sides);
-        }
-        if sides.follows {
-            sides.applied = sides.log;
-        }
-        Ok(Version::at_log(epoch, sides.log))
-    }
-    async fn lag_bytes(&self, _: &Position) -> Result<u64> {
-        let sides = self.lock();
-        Ok(sides.log - sides.applied)
-    }
-    async fn estimate_rows(&self, _: &TableSchema) -> Result<u64> {
-        unreachable!()
-    }
-    async fn reader(&self) -> Result<Box<dyn RowReader>> {
-        Ok(Box::new(self.clone()))
-    }
-}
-
-#[async_trait]
-impl RowReader for World {
-    async fn read_chunk(&mut self, _: &ChunkRequest<'_>) -> Result<Chunk> {
-        unreachable!()
-    }
-    async fn read_keys(&mut self, _: &Arc<TableSchema>, _: &[Key], _: Version) -> Result<Chunk> {
-        unreachable!()
-    }
-    async fn reread(
-        &mut self,
-        _: &Arc<TableSchema>,
-        _: &[Key],
-        _: Version,
-    ) -> Result<Vec<(Key, Row)>> {
-        unreachable!()
-    }
-    async fn read_plain(
-        &mut self,
-        request: &ChunkRequest<'_>,
-    ) -> Result<(Vec<(Key, Row)>, Option<Key>)> {
-        let sides = self.lock();
-        let after = request.after.map_or(i64::MIN, |after| id(after) + 1);
-        let rows = sides.source.range(after..).take(request.rows_max);
-        let rows: Vec<_> = rows.map(|(&id, values)| row(request.table, id, values)).collect();
-        let more = rows.len() == request.rows_max;
-        let next = rows.last().filter(|_| more).map(|(key, _)| key.clone());
-        Ok((rows, next))
-    }
-    async fn read_plain_keys(
-        &mut self,
-        table: &Arc<TableSchema>,
-        keys: &[Key],
-    ) -> Result<Vec<(Key, Row)>> {
-        let mut sides = self.lock();
-        if let Some(event) = sides.at_every_look {
-            event(&mut sides);
-        }
-        let found = |key: &Key| Some(row(table, id(key), sides.source.get(&id(key))?));
-        Ok(keys.iter().filter_map(found).collect())
-    }
-    async fn any_value(&mut self, _: &TableSchema, _: &[String]) -> Result<bool> {
-        Ok(self.lock().source.values().any(|(_, price)| price != "NULL"))
-    }
-}
-
-#[async_trait]
-impl Target for World {
-    async fn check(&mut self, _: &[Arc<TableSchema>]) -> Result<Vec<Finding>> {
-        unreachable!()
-    }
-    async fn recall(&mut self) -> Result<Option<Remembered>> {
-        let sides = self.lock();
-        let Some(status) = sides.status.clone() else { return Ok(None) };
-        let version = Version::at_log(1, sides.applied);
-        let position = Position(format!("log {}", sides.applied));
-        let mut known = TableSchema::clone(&schema());
-        known.columns.truncate(sides.known_columns.unwrap_or(3));
-        let record = TableRecord { schema: known, status };
-        Ok(Some(Remembered {
-            checkpoint: Some(Checkpoint { position, version, sequence: sides.applied }),
-            fence: 1,
-            instance: "a".into(),
-            tables: BTreeMap::from([(schema().name.clone(), record)]),
-        }))
-    }
-    async fn claim(&mut self, _: &Claim) -> Result<Remembered> {
-        unreachable!()
-    }
-    async fn prepare(&mut self, _: &Arc<TableSchema>) -> Result<Prepared> {
-        unreachable!()
-    }
-    async fn release(&mut self, _: &[TableName]) -> Result<()> {
-        unreachable!()
-    }
-    async fn apply(&mut self, _: &Batch) -> Result<Applied> {
-        unreachable!()
-    }
-    async fn read_rows(
-        &mut self,
-        table: &Arc<TableSchema>,
-        keys: &[Key],
-    ) -> Result<Vec<(Key, Version, Row)>> {
-        let sides = self.lock();
-        let found = |key: &Key| {
-            let (key, row) = row(table, id(key), sides.target.get(&id(key))?);
-            Some((key, Version::at_log(1, 1), row))
-        };
-        Ok(keys.iter().rev().filter_map(found).collect())
-    }
-    async fn read_keys(&mut self, scan: &KeyScan<'_>) -> Result<Vec<Key>> {
-        let sides = self.lock();
-        let before = scan.after.map_or(i64::MAX, id);
-        Ok(sides.target.range(..before).rev().map(|(&id, _)| key(id)).take(scan.limit).collect())
-    }
-    fn stored(&self, table: &TableSchema, row: &Row) -> Row {
-        let stored = |(column, cell): (&Column, _)| match cell {
-            Cell::Value(value) if column.column_type == ColumnType::Numeric => {
-                Cell::Value(value.strip_suffix(b"0").unwrap_or(value))
-            }
-            cell => cell,
-        };
-        Row::from_cells(table.columns.iter().zip(row.cells()).map(stored))
-    }
-    fn table_name(&self, table: &TableName) -> String {
-        table.name.clone()
-    }
-    async fn forget(&mut self) -> Result<()> {
-        unreachable!()
-    }
+    Row::from_cells(table.columns.iter().zip(row.cells()).map(stored))
 }
 
 /// Outcome, then `kind id,id (columns)` for each kind that was found.
@@ -309,29 +261,21 @@ async fn check(world: World, expected: &str) -> Report {
     report
 }
 
-fn text(value: &str, price: &str) -> (String, String) {
-    (value.into(), price.into())
-}
-
 #[tokio::test(start_paused = true)]
 async fn equal_sides_are_equal_although_the_target_stores_values_in_another_form() {
     let report = check(World::equal(), "Equal 1000 rows").await;
     assert_eq!(report.notes, Vec::<String>::new());
-    assert_eq!(report.tables[0].digest.len(), 64);
+    assert_eq!(report.tables[0].digest, World::equal().verify().await.tables[0].digest);
 }
 
 #[tokio::test(start_paused = true)]
 async fn empty_tables_are_equal() {
-    let world = World::equal().change(|sides| {
-        sides.source.clear();
-        sides.target.clear();
-    });
-    check(world, "Equal 0 rows").await;
+    check(World::new(0, 3, Some(TableStatus::Live)), "Equal 0 rows").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_row_that_the_target_lacks_is_missing() {
-    let world = World::equal().change(|sides| drop(sides.target.remove(&400)));
+    let world = World::equal().change(|sides| sides.set_target(400, None));
     let report = check(world, "Different 1000 rows; 1 missing: id=400").await;
     assert!(repairable(&report).into_values().eq([vec![key(400)]]));
 }
@@ -339,8 +283,8 @@ async fn a_row_that_the_target_lacks_is_missing() {
 #[tokio::test(start_paused = true)]
 async fn a_row_with_another_value_is_named_with_the_column() {
     let world = World::equal().change(|sides| {
-        sides.target.insert(7, text("item 7", "9"));
-        sides.target.insert(1000, text("other", "1000.5"));
+        sides.set_target(7, Some(("item", Some("9"))));
+        sides.set_target(1000, Some(("other", Some("1.5"))));
     });
     let expected = "Different 1000 rows; 2 differing: id=7 (columns: price), \
                     id=1000 (columns: name)";
@@ -350,47 +294,56 @@ async fn a_row_with_another_value_is_named_with_the_column() {
 #[tokio::test(start_paused = true)]
 async fn a_row_that_the_source_lacks_is_extra() {
     let world = World::equal().change(|sides| {
-        sides.source.remove(&1);
-        sides.target.insert(2000, text("ghost", "1"));
+        sides.set_source(1, None);
+        sides.set_target(2000, Some(("ghost", None)));
     });
     check(world, "Different 999 rows; 2 extra: id=1, id=2000").await;
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_that_no_source_can_have_is_extra_and_not_asked_for() {
+    let world = World::equal().change(|sides| {
+        let key = Key::from_values([b"\0text x".as_slice()]);
+        let row = Row::from_cells([Cell::Null, Cell::Value(b"\0text x"), Cell::Null]);
+        sides.target.damage(&schema(3), &key, Some(&row), Version::ZERO);
+    });
+    let report = check(world, "Different 1000 rows; 1 extra: id=\\0text x").await;
+    assert!(repairable(&report).is_empty());
+    assert!(report.tables[0].remedy.contains("by hand"), "{}", report.tables[0].remedy);
+}
+
+#[tokio::test(start_paused = true)]
 async fn changes_in_flight_are_waited_for() {
     let world = World::equal().change(|sides| {
-        sides.source.insert(5, text("new", "5.50"));
-        sides.source.insert(1001, text("item", "1.50"));
-        sides.source.remove(&6);
-        sides.at_marks.push_back(Box::new(|sides| {
-            sides.target.insert(5, text("new", "5.5"));
-            sides.target.insert(1001, text("item", "1.5"));
-            sides.target.remove(&6);
-        }));
+        sides.set_source(5, Some(("new", Some("1.50"))));
+        sides.set_source(1001, Some(("item", Some("1.50"))));
+        sides.set_source(6, None);
+    });
+    let world = world.at_next_mark(|sides| {
+        sides.set_target(5, Some(("new", Some("1.5"))));
+        sides.set_target(1001, Some(("item", Some("1.5"))));
+        sides.set_target(6, None);
     });
     check(world, "Equal 1000 rows").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_difference_that_is_seen_in_one_round_only_does_not_count() {
-    let world = World::equal().change(|sides| {
-        sides.target.insert(5, text("first", "5.5"));
-        sides.at_marks.push_back(Box::new(|_| {}));
-        sides.at_marks.push_back(Box::new(|sides| {
-            sides.target.insert(5, text("item 5", "5.5"));
-        }));
-    });
+    let world = World::equal()
+        .change(|sides| sides.set_target(5, Some(("first", Some("1.5")))))
+        .at_next_mark(|_| {})
+        .at_next_mark(|sides| sides.set_target(5, Some(("item", Some("1.5")))));
     check(world, "Equal 1000 rows").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_row_that_never_stands_still_is_unsettled() {
     let world = World::equal().change(|sides| {
-        sides.target.insert(5, text("old", "5.5"));
-        sides.at_every_look = Some(|sides| {
-            sides.log += 1;
-            let value = text(&format!("look {}", sides.log), "5.50");
-            sides.source.insert(5, value);
+        sides.set_target(5, None);
+        *sides.at_every_look.lock().unwrap() = Some(|sides| {
+            let rows = sides.source.rows(&schema(3).name);
+            let was_tick = rows[&key(5)].cell(0) == Cell::Value(b"tick");
+            sides.set_source(5, Some((if was_tick { "tock" } else { "tick" }, None)));
         });
     });
     let report = check(world, "Different 1000 rows; 1 unsettled: id=5").await;
@@ -401,23 +354,37 @@ async fn a_row_that_never_stands_still_is_unsettled() {
 #[tokio::test(start_paused = true)]
 async fn without_a_daemon_the_sides_are_compared_at_rest() {
     let world = World::equal().change(|sides| {
-        sides.follows = false;
-        sides.log = 15;
-        sides.target.remove(&3);
+        sides.follows.store(false, Ordering::Relaxed);
+        sides.set_source(1001, Some(("item", Some("1.50"))));
     });
-    let report = check(world, "Different 1000 rows; 1 missing: id=3").await;
+    let report = check(world, "Different 1001 rows; 1 missing: id=1001").await;
     let note = "no daemon answers, so the two sides were compared at rest; the target stands at \
-                log 10, 5 bytes of log behind the source; `driftless run --until-current` applies \
-                what is missing";
+                memory:first:10, 10 bytes of log behind the source; `driftless run \
+                --until-current` applies what is missing";
     assert_eq!(report.notes, [note]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_checkpoint_that_stands_still_is_not_waited_for_without_end() {
+async fn a_daemon_that_starts_meanwhile_is_waited_for() {
     let world = World::equal().change(|sides| {
-        sides.target.remove(&3);
-        sides.at_marks.push_back(Box::new(|sides| sides.follows = false));
+        sides.follows.store(false, Ordering::Relaxed);
+        sides.set_source(1001, Some(("item", Some("1.50"))));
+        *sides.at_every_look.lock().unwrap() = Some(|sides| {
+            sides.follows.store(true, Ordering::Relaxed);
+            sides.apply(Vec::new(), BTreeMap::new());
+        });
     });
+    let world = world.at_next_mark(|_| {});
+    let world = world.at_next_mark(|sides| sides.set_target(1001, Some(("item", Some("1.5")))));
+    let report = check(world, "Equal 1001 rows").await;
+    assert_eq!(report.notes, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_stands_still_is_not_waited_for_without_end() {
+    let world = World::equal()
+        .change(|sides| sides.set_target(3, None))
+        .at_next_mark(|sides| sides.follows.store(false, Ordering::Relaxed));
     let report = check(world, "Different 1000 rows; 1 missing: id=3").await;
     assert!(report.notes[0].starts_with("the target's checkpoint does not move; "));
 }
@@ -425,11 +392,14 @@ async fn a_checkpoint_that_stands_still_is_not_waited_for_without_end() {
 #[tokio::test(start_paused = true)]
 async fn more_suspects_than_are_held_are_all_counted() {
     let world = World::equal().change(|sides| {
-        sides.source = (1..=25_000).map(|id| (id, text("new", "1"))).collect();
+        let table = schema(3).name.clone();
+        let insert =
+            |id| Op::Insert { table: table.clone(), row: row(3, id, ("new", Some("1.50"))) };
+        sides.commit(&(1001..=25_000).map(insert).collect::<Vec<_>>());
     });
     let report = world.verify().await;
     let found = &report.tables[0].differences;
-    assert_eq!((found.missing.count, found.differing.count), (24_000, 1000));
+    assert_eq!((report.rows, found.missing.count, found.count()), (25_000, 24_000, 24_000));
     assert_eq!(found.missing.keys.len(), super::report::LISTED_MAX);
     assert_eq!(report.tables[0].remedy, "`driftless backfill --table public.items`");
 }
@@ -444,7 +414,7 @@ async fn check_unproven(world: World, reason: &str) {
 
 #[tokio::test(start_paused = true)]
 async fn a_table_that_is_not_live_is_not_proven() {
-    let with = |status| World::equal().change(|sides| sides.status = status);
+    let with = |status| World::new(1, 3, status);
     check_unproven(with(Some(TableStatus::Copying)), "first copy is not complete").await;
     let stopped = TableStatus::Stopped {
         code: Code::SchemaChange,
@@ -457,15 +427,10 @@ async fn a_table_that_is_not_live_is_not_proven() {
 
 #[tokio::test(start_paused = true)]
 async fn an_added_column_counts_as_null_until_it_has_a_value() {
-    let without_price = |price: &str| {
-        let price = price.to_owned();
-        World::equal().change(move |sides| {
-            sides.known_columns = Some(2);
-            sides.source.values_mut().for_each(|values| values.1 = price.clone());
-        })
-    };
-    check(without_price("NULL"), "Equal 1000 rows").await;
-    check_unproven(without_price("1"), "does not have yet: price").await;
+    let without_price = World::new(10, 2, Some(TableStatus::Live));
+    check(without_price.clone(), "Equal 10 rows").await;
+    let with_price = without_price.change(|sides| sides.set_source(3, Some(("item", Some("1")))));
+    check_unproven(with_price, "does not have yet: price").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -479,25 +444,18 @@ async fn asking_for_a_table_that_is_not_there_is_an_error() {
 #[tokio::test(start_paused = true)]
 async fn repaired_keys_are_looked_at_again() {
     let world = World::equal().change(|sides| {
-        sides.target.remove(&400);
-        sides.target.remove(&500);
-        sides.target.insert(7, text("other", "7.5"));
+        sides.set_target(400, None);
+        sides.set_target(500, None);
+        sides.set_target(7, Some(("other", Some("1.5"))));
     });
     let mut report = world.verify().await;
     let keys = repairable(&report);
     let world = world.change(|sides| {
-        sides.target.insert(400, text("item 400", "400.5"));
-        sides.target.insert(7, text("item 7", "7.5"));
+        sides.set_target(400, Some(("item", Some("1.5"))));
+        sides.set_target(7, Some(("item", Some("1.5"))));
     });
-    let options = Options {
-        pipeline: "shop".into(),
-        tables: TablePatterns::parse(&["public.*"]).unwrap(),
-        only: None,
-        chunk_bytes: 2_000,
-        daemon_runs: true,
-    };
-    let mut target = world.clone();
-    let mut verifier = Verifier::open(&world, &mut target, options).await.unwrap();
+    let (source, mut target) = (world.source(), world.target());
+    let mut verifier = Verifier::open(&source, &mut target, world.options()).await.unwrap();
     for (table, keys) in keys {
         report.replace(&table, verifier.compare_keys(&table, &keys).await.unwrap());
     }
@@ -507,8 +465,8 @@ async fn repaired_keys_are_looked_at_again() {
 #[tokio::test(start_paused = true)]
 async fn the_report_has_its_documented_json_and_text() {
     let world = World::equal().change(|sides| {
-        sides.target.remove(&400);
-        sides.target.insert(7, text("o\u{1b}[2Jther", "7.5"));
+        sides.set_target(400, None);
+        sides.set_target(7, Some(("other", Some("1.5"))));
     });
     let mut report = world.verify().await;
     report.elapsed_ms = 1234;
@@ -521,7 +479,7 @@ async fn the_report_has_its_documented_json_and_text() {
         "notes": [],
         "tables": [{
             "table": "public.items",
-            "target_table": "items",
+            "target_table": "public.items",
             "outcome": "different",
             "rows": 1000,
             "digest": report.tables[0].digest,
