@@ -19,7 +19,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::change::{Applied, Batch, Checkpoint, Chunk, Key, Row, TableStatus, Transaction};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::schema::{TableName, TablePatterns, TableSchema};
 use crate::version::{Position, Version};
 
@@ -362,6 +362,8 @@ pub struct Finding {
     pub subject: String,
     /// How it is.
     pub level: Level,
+    /// The stable name of the failure; of no meaning when nothing is wrong.
+    pub code: Code,
     /// What was found.
     pub message: String,
     /// The exact SQL or command that mends it; empty when nothing is wrong.
@@ -396,4 +398,50 @@ pub struct SourceOptions {
     pub pipeline: String,
     /// A larger transaction is delivered in parts of about this many bytes.
     pub part_bytes: usize,
+}
+
+/// Opens the source that the URL's scheme names. Connects only when it is used.
+///
+/// # Errors
+/// `configuration`, for a URL that cannot be read.
+pub fn open_source(url: &str, options: SourceOptions) -> Result<Arc<dyn Source>> {
+    match scheme(url)? {
+        Scheme::Postgres => Ok(Arc::new(postgres::source(url, options)?)),
+        Scheme::Sqlite => Err(Error::stop(
+            Code::Configuration,
+            "sqlite has no change log, so it can only be a target; give a postgres:// URL as the source",
+        )),
+    }
+}
+
+/// Opens the target that the URL's scheme names, and connects to it.
+///
+/// # Errors
+/// `configuration`, for a URL that cannot be read; the connection.
+pub async fn open_target(url: &str, options: TargetOptions) -> Result<Box<dyn Target>> {
+    match scheme(url)? {
+        Scheme::Postgres => Ok(Box::new(postgres::target(url, options).await?)),
+        Scheme::Sqlite => Ok(Box::new(sqlite::target(url, options).await?)),
+    }
+}
+
+enum Scheme {
+    Postgres,
+    Sqlite,
+}
+
+fn scheme(url: &str) -> Result<Scheme> {
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        Some("postgres" | "postgresql") => Ok(Scheme::Postgres),
+        Some("sqlite") => Ok(Scheme::Sqlite),
+        // The URL itself may hold a password, so only its scheme is repeated.
+        other => Err(Error::stop(
+            Code::Configuration,
+            format!(
+                "the URL's scheme is {:?}, which is none that driftless knows; write \
+                 postgres://user@host/database or sqlite:path.db",
+                other.unwrap_or("missing")
+            ),
+        )),
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use connectors::change::{
-    Applied, Batch, Checkpoint, Key, TableBatch, TableStatus, Timestamp,
+    Applied, Batch, Checkpoint, Key, TableBatch, TableStatus,
 };
 use connectors::error::{Code, Error, Kind, Result};
 use connectors::schema::{Evolution, TableName, TableSchema};
@@ -199,7 +199,7 @@ impl Applier {
         self.commit(ready, statuses, reached).await?;
         let elapsed_ms = started.elapsed().as_millis() as u64;
         debug!(rows, changes, transactions, elapsed_ms, position = %self.checkpoint.position, "batch applied");
-        self.status.applied(rows as u64, changes, transactions, committed_at.map(|Timestamp(at)| at));
+        self.status.applied(rows as u64, transactions, committed_at);
         Ok(())
     }
 

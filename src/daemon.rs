@@ -1,13 +1,30 @@
-//! Keeps a pipeline running: start, back off, stop on a signal.
+//! Keeps a pipeline running: opens what it needs, starts a session, and after a transient error
+//! backs off and starts the next one, until a signal or the end that was asked for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use connectors::error::{Code, Error, Result};
-use tokio::sync::watch;
+use connectors::error::{Error, Result};
+use connectors::{SourceOptions, TargetOptions, open_source, open_target};
+use state::Found;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tracing::{info, warn};
 
+use crate::backfill::Waiting;
+use crate::batcher::Bounds;
 use crate::config::Settings;
-use crate::control::Request;
-use crate::status::Status;
+use crate::control::{self, Ask, Reply, Request};
+use crate::monitor;
+use crate::persist::{blocking, state_error};
+use crate::pipeline::{Limits, Pipeline, Session, TargetFactory};
+use crate::retry::Backoff;
+use crate::status::{Failure, State, Status};
+
+/// While nothing has worked yet, an unreachable server is most likely a wrong URL: give up soon.
+const FIRST_CONNECT_MAX: Duration = Duration::from_secs(6);
+/// A session that lasted this long was healthy: the next wait is short again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
 /// When `run` returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +50,158 @@ pub struct RunOptions {
     pub requests: Vec<Request>,
 }
 
-/// Runs the pipeline.
+/// Runs the pipeline until `stop` becomes true or what `options` wait for has happened.
 ///
 /// # Errors
-/// What stops the pipeline.
+/// What stops the pipeline; a transient error only while nothing has worked yet.
 pub async fn run(
-    _settings: &Settings,
-    _options: RunOptions,
-    _status: Arc<Status>,
-    _stop: watch::Receiver<bool>,
+    settings: &Settings,
+    options: RunOptions,
+    status: Arc<Status>,
+    stop: watch::Receiver<bool>,
 ) -> Result<()> {
-    Err(Error::stop(Code::Internal, "the engine is not part of this branch"))
+    let outcome = run_sessions(settings, options, &status, stop).await;
+    status.update(|snapshot| {
+        snapshot.state = State::Stopped;
+        if let Err(error) = &outcome {
+            snapshot.last_error = Some(Failure::from(error));
+        }
+    });
+    outcome
+}
+
+async fn run_sessions(
+    settings: &Settings,
+    options: RunOptions,
+    status: &Arc<Status>,
+    stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let pipeline = open(settings, status)?;
+    let (asks_in, asks) = mpsc::channel(8);
+    let _socket = control::serve(&settings.pipeline_dir(), Arc::clone(status), asks_in.clone())?;
+    let monitor = monitor::spawn(Arc::clone(&pipeline.source), Arc::clone(status));
+    let mut session = Session {
+        fence: None,
+        take_over: options.take_over,
+        resync: options.resync,
+        until_current: options.until == Until::Current,
+        until_copied: options.until == Until::Requested,
+        mark: None,
+        established: false,
+        asks,
+        stop,
+    };
+    let answers = ask_all(options.requests, &asks_in);
+    let outcome = keep_running(&pipeline, &mut session, status).await;
+    monitor.abort();
+    outcome?;
+    first_failure(answers)
+}
+
+fn open(settings: &Settings, status: &Arc<Status>) -> Result<Pipeline> {
+    let options =
+        SourceOptions { pipeline: settings.name.clone(), part_bytes: settings.batch_bytes };
+    let source = open_source(settings.source_url.expose(), options)?;
+    let opened = blocking(|| state::open(&settings.state_dir, &settings.name))
+        .map_err(|error| state_error(&error))?;
+    if let Found::Quarantined { moved_to, why } = &opened.found {
+        let moved_to = moved_to.display();
+        warn!(%moved_to, why, "state was damaged: set aside, and rebuilt from the target");
+    }
+    let bounds = Bounds {
+        rows: settings.batch_rows,
+        bytes: settings.batch_bytes,
+        wait: settings.batch_wait,
+    };
+    let limits = Limits {
+        bounds,
+        // The rest of the budget: the batch being built, the one being applied in its wire form,
+        // and the chunks of the backfills.
+        queue_bytes: settings.memory / 8,
+        chunk_rows: settings.chunk_rows,
+        copy_workers: settings.copy_workers,
+        stop_on_table_error: settings.stop_on_table_error,
+    };
+    Ok(Pipeline {
+        source,
+        connect_target: target_factory(settings),
+        store: opened.store,
+        tables: settings.tables.clone(),
+        limits,
+        status: Arc::clone(status),
+        asked: Arc::new(Waiting::default()),
+    })
+}
+
+fn target_factory(settings: &Settings) -> TargetFactory {
+    let url = settings.target_url.clone();
+    let options =
+        TargetOptions { pipeline: settings.name.clone(), soft_deletes: settings.soft_deletes };
+    Arc::new(move || {
+        let (url, options) = (url.clone(), options.clone());
+        Box::pin(async move { open_target(url.expose(), options).await })
+    })
+}
+
+/// Puts the requests of the command itself where those of other commands arrive.
+fn ask_all(requests: Vec<Request>, asks: &mpsc::Sender<Ask>) -> Vec<mpsc::Receiver<Reply>> {
+    let ask = |request| {
+        let (reply, answers) = mpsc::channel(1024);
+        // There is room: nobody else asks before the session runs.
+        let _ = asks.try_send(Ask { request, reply });
+        answers
+    };
+    requests.into_iter().map(ask).collect()
+}
+
+fn first_failure(answers: Vec<mpsc::Receiver<Reply>>) -> Result<()> {
+    for mut answer in answers {
+        while let Ok(reply) = answer.try_recv() {
+            if let Reply::Failed { code, message } = reply {
+                return Err(Error::stop(code, message));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn keep_running(
+    pipeline: &Pipeline,
+    session: &mut Session,
+    status: &Arc<Status>,
+) -> Result<()> {
+    let mut backoff = Backoff::default();
+    let first_try = Instant::now();
+    loop {
+        let started = Instant::now();
+        let error = match pipeline.run(session).await {
+            Ok(()) => return Ok(()),
+            Err(error) if !error.is_transient() => return Err(error),
+            Err(error) => error,
+        };
+        if !session.established && first_try.elapsed() > FIRST_CONNECT_MAX {
+            return Err(error);
+        }
+        if *session.stop.borrow() {
+            return Ok(());
+        }
+        if started.elapsed() > HEALTHY_AFTER {
+            backoff.reset();
+        }
+        status.update(|snapshot| {
+            snapshot.state = State::Retrying;
+            snapshot.last_error = Some(Failure::from(&error));
+        });
+        let wait = backoff.next_wait();
+        let wait_ms = wait.as_millis() as u64;
+        if error.code == connectors::error::Code::Resumed {
+            info!(reason = error.message, "session begins again");
+            continue;
+        }
+        warn!(code = %error.code, reason = error.message, wait_ms, "connection lost, trying again");
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = session.stop.wait_for(|stop| *stop) => return Ok(()),
+        }
+    }
 }

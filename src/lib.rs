@@ -1,11 +1,32 @@
-//! The engine and the command line of driftless.
+//! The engine and the command line of driftless, in the order in which to read them.
+//!
+//! `merge` is the idea, as pure functions. `reader`, `batcher` and `applier` carry the log from a
+//! source into a target; `backfill` copies rows beside it; `pipeline` ties them together for one
+//! session and `daemon` keeps sessions going. `verify` proves the result. `cli` is what people see.
 
-pub mod cli;
+pub mod merge;
+
+pub mod applier;
+pub mod backfill;
+pub mod batcher;
+pub mod floor;
+pub mod persist;
+pub mod queue;
+pub mod reader;
+pub mod tables;
+
+pub mod daemon;
+pub mod monitor;
+pub mod pipeline;
+pub mod resume;
+pub mod retry;
+
+pub mod verify;
+
 pub mod config;
 pub mod control;
-pub mod daemon;
-pub mod demo;
 pub mod logging;
-pub mod merge;
 pub mod status;
-pub mod verify;
+
+pub mod cli;
+pub mod demo;

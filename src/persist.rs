@@ -78,6 +78,6 @@ pub fn state_error(error: &state::Error) -> Error {
         state::ErrorKind::OtherPipeline => Error::stop(Code::StateOther, message),
         state::ErrorKind::Unsafe => Error::stop(Code::StateUnsafe, message),
         // A full disk is freed again; nothing is acknowledged until then.
-        state::ErrorKind::Disk => Error::transient(Code::StateDisk, message),
+        state::ErrorKind::Disk(_) => Error::transient(Code::StateDisk, message),
     }
 }

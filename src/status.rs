@@ -197,6 +197,79 @@ impl Status {
         }
     }
 
+    /// The target has made this checkpoint durable.
+    pub fn reached(&self, checkpoint: &Checkpoint) {
+        self.update(|snapshot| {
+            snapshot.position = Some(checkpoint.position.clone());
+            snapshot.version = Some(checkpoint.version);
+            snapshot.sequence = checkpoint.sequence;
+        });
+    }
+
+    /// A batch of the log is durable in the target; `committed_at` is of its newest commit.
+    pub fn applied(&self, rows: u64, transactions: u64, committed_at: Option<Timestamp>) {
+        self.update(|snapshot| {
+            snapshot.rows_applied += rows;
+            snapshot.transactions_applied += transactions;
+            if let Some(Timestamp(micros)) = committed_at {
+                let behind = now().0.saturating_sub(micros).max(0);
+                snapshot.lag_seconds = Some(behind as f64 / 1e6);
+            }
+        });
+    }
+
+    /// A table's state, as recorded in the target.
+    pub fn table_status(&self, table: &TableName, status: &TableStatus) {
+        let (state, error) = match status {
+            TableStatus::Copying => (TableState::Copying, None),
+            TableStatus::Live => (TableState::Live, None),
+            TableStatus::Stopped { code, message, .. } => {
+                let failure = Failure { code: *code, message: message.clone() };
+                (TableState::Stopped, Some(failure))
+            }
+        };
+        self.update(|snapshot| {
+            let table = snapshot.tables.entry(table.to_string()).or_insert(TableProgress {
+                state,
+                rows_copied: 0,
+                rows_estimated: None,
+                error: None,
+            });
+            (table.state, table.error) = (state, error);
+        });
+    }
+
+    /// A copy has made this many rows of a table durable so far.
+    pub fn copied(&self, table: &TableName, rows: u64, rows_estimated: Option<u64>) {
+        let table = table.to_string();
+        self.update(|snapshot| {
+            if let Some(progress) = snapshot.tables.get_mut(&table) {
+                (progress.rows_copied, progress.rows_estimated) = (rows, rows_estimated);
+            }
+            let running = snapshot.backfills.iter_mut().find(|b| b.table == table && !b.done);
+            match running {
+                Some(backfill) => backfill.rows = rows,
+                None => snapshot.backfills.push(BackfillProgress {
+                    table,
+                    rows,
+                    rows_estimated,
+                    done: false,
+                }),
+            }
+        });
+    }
+
+    /// A copy of a table has ended. The list does not grow for ever: one entry a table stays.
+    pub fn backfill_done(&self, table: &TableName) {
+        let table = table.to_string();
+        self.update(|snapshot| {
+            snapshot.backfills.retain(|backfill| backfill.table != table || !backfill.done);
+            if let Some(backfill) = snapshot.backfills.iter_mut().find(|b| b.table == table) {
+                backfill.done = true;
+            }
+        });
+    }
+
     /// The source has answered that there is nothing beyond what is durable.
     pub fn proven_idle(&self) {
         let mut inner = self.lock();

@@ -218,7 +218,7 @@ impl Backfills {
             Err(error) => return Err(error),
         };
         blocking(|| self.shared.store.remove_task(task.id)).map_err(|e| state_error(&e))?;
-        self.shared.status.backfill_done(task.id);
+        self.shared.status.backfill_done(&table);
         match &failure {
             None => info!(%table, rows = task.rows, "backfill finished"),
             Some(error) => self.failed(&table, &task, error).await?,

@@ -229,12 +229,12 @@ impl Worker {
             Err(error) => return Err(error.into()),
         }
         blocking(|| self.shared.store.save_task(&ledger)).map_err(|e| state_error(&e))?;
-        let table = task_table(&ledger).to_string();
-        self.shared.status.copied(ledger.id, &table, ledger.rows, self.rows_estimated);
+        let table = task_table(&ledger);
+        self.shared.status.copied(&table, ledger.rows, self.rows_estimated);
         if let Some(reply) = &self.reply {
             let rows_estimated = self.rows_estimated;
             // Whoever asked may have gone or be slow; progress is not worth waiting for.
-            let _ = reply.try_send(Reply::Progress { table, rows: ledger.rows, rows_estimated });
+            let _ = reply.try_send(Reply::Progress { table: table.to_string(), rows: ledger.rows, rows_estimated });
         }
         Ok(())
     }
