@@ -1,1 +1,3 @@
 //! PostgreSQL, as source and as target.
+
+mod copy;
