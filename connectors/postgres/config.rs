@@ -7,10 +7,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use url::Url;
-
 use crate::error::{Code, Error, Result};
 
+const FORM: &str = "write postgres://user:password@host:port/database and percent-encode special \
+                    characters of the password";
 const PARAMETERS: [&str; 10] = [
     "user",
     "password",
@@ -75,21 +75,23 @@ impl Config {
     /// # Errors
     /// `configuration`, naming the part that is wrong and never its secret.
     pub fn parse(text: &str) -> Result<Config> {
-        let url = Url::parse(text).map_err(|error| {
-            wrong(format!(
-                "{error}; write postgres://user:password@host:port/database and percent-encode \
-                 special characters of the password"
-            ))
-        })?;
-        if !matches!(url.scheme(), "postgres" | "postgresql") {
-            return Err(wrong(format!("its scheme is {}, not postgres", url.scheme())));
-        }
-        if url.fragment().is_some() {
+        let rest = match text.split_once("://") {
+            Some(("postgres" | "postgresql", rest)) => rest,
+            _ => return Err(wrong(FORM)),
+        };
+        if rest.contains('#') {
             return Err(wrong("it contains a #; write %23 for that character of a password"));
         }
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // Without this, part of a password with a bare ? would be printed as a parameter's name.
+        if query.contains('@') {
+            return Err(wrong("an @ follows the ?; write %3F for a ? of a password, %40 for an @"));
+        }
+        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
         let mut parts = Parts::default();
-        parts.set_authority(&url)?;
-        for pair in url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        parts.set_authority(authority)?;
+        parts.set_encoded("dbname", database)?;
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             parts.set(&decode(name)?, decode(value)?)?;
         }
@@ -130,25 +132,26 @@ struct Parts {
 }
 
 impl Parts {
-    fn set_authority(&mut self, url: &Url) -> Result<()> {
-        if !url.username().is_empty() {
-            self.set("user", decode(url.username())?)?;
+    /// `user:password@host:port`, each part optional.
+    fn set_authority(&mut self, authority: &str) -> Result<()> {
+        let (login, address) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (user, password) = login.split_once(':').unwrap_or((login, ""));
+        self.set_encoded("user", user)?;
+        self.set_encoded("password", password)?;
+        let (host, port) = match address.strip_prefix('[') {
+            Some(rest) => rest.split_once(']').ok_or_else(|| wrong("a [ has no ]"))?,
+            None => address.split_at(address.find(':').unwrap_or(address.len())),
+        };
+        self.set_encoded("host", host)?;
+        match port.strip_prefix(':') {
+            Some(port) => self.set("port", decode(port)?),
+            None if port.is_empty() => Ok(()),
+            None => Err(wrong("something other than a port follows the address")),
         }
-        if let Some(password) = url.password() {
-            self.set("password", decode(password)?)?;
-        }
-        if let Some(host) = url.host_str().filter(|host| !host.is_empty()) {
-            let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-            self.set("host", decode(host)?)?;
-        }
-        if let Some(port) = url.port() {
-            self.set("port", port.to_string())?;
-        }
-        let database = decode(url.path().strip_prefix('/').unwrap_or(url.path()))?;
-        if !database.is_empty() {
-            self.set("dbname", database)?;
-        }
-        Ok(())
+    }
+
+    fn set_encoded(&mut self, name: &str, text: &str) -> Result<()> {
+        if text.is_empty() { Ok(()) } else { self.set(name, decode(text)?) }
     }
 
     fn set(&mut self, name: &str, value: String) -> Result<()> {
@@ -356,9 +359,10 @@ mod tests {
         check_error("postgres://u:secret@h/db?port=x", "port is not a number");
         check_error("postgres://u:secret@h/db?connect_timeout=0", "connect_timeout is not");
         check_error("postgres://u:sec#ret@h/db", "%23");
+        check_error("postgres://u:x?secret@h/db", "%3F");
         check_error("postgres://h/db", "names no user");
         check_error("postgres://u:secret%zz@h/db", "two hexadecimal digits");
         check_error("postgres://u:secret@a/db?sslcert=x", "go together");
-        check_error("mysql://u:secret@a/db", "its scheme is mysql");
+        check_error("mysql://u:secret@a/db", "write postgres://");
     }
 }
