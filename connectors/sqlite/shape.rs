@@ -19,6 +19,7 @@ pub(super) struct Shape {
     kind: String,
     columns: Vec<ShapeColumn>,
     binary_key: bool,
+    /// Only ever set for a table.
     pub(super) has_rows: bool,
 }
 
@@ -73,8 +74,11 @@ pub(super) fn describe(connection: &Connection, name: &str) -> Result<Option<Sha
                pragma_index_xinfo(list.name) AS part \
                WHERE list.origin = 'pk' AND part.key AND part.coll <> 'BINARY'";
     let folding: i64 = connection.query_row(sql, [&name], |row| row.get(0)).sql(DOING)?;
-    let sql = format!("SELECT EXISTS (SELECT 1 FROM {})", identifier(&name));
-    let has_rows = connection.query_row(&sql, [], |row| row.get(0)).sql(DOING)?;
+    // A view may fail, or run for hours; what is not a table is refused for that anyway.
+    let has_rows = kind == "table" && {
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM {})", identifier(&name));
+        connection.query_row(&sql, [], |row| row.get(0)).sql(DOING)?
+    };
     Ok(Some(Shape { kind, columns, binary_key: folding == 0, has_rows }))
 }
 
@@ -82,7 +86,11 @@ impl Shape {
     /// What is missing before rows of the source table fit; a problem if they never will.
     pub(super) fn fit(&self, table: &TableSchema, soft: bool) -> Fit<Missing> {
         if self.kind != "table" {
-            return Err(misfit(table, format!("it is not an ordinary table ({})", self.kind)));
+            let reason = format!("it is not an ordinary table but a {}", self.kind);
+            let name = identifier(&target_name(&table.name));
+            let noun = if self.kind == "view" { "VIEW" } else { "TABLE" };
+            let remedy = format!("run `DROP {noun} {name};` and restart");
+            return Err(Problem { remedy, ..misfit(table, reason) });
         }
         self.fit_key(table)?;
         let mut missing = Missing::default();

@@ -16,7 +16,7 @@ use crate::sqlite::failure::Sql;
 use crate::version::Version;
 
 /// How long a statement waits for another process's transaction.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const BUSY_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
 /// Pages in the log before it is copied into the file. The default of 1000 copies the same pages
 /// again and again when keys are random: five times slower.
 const CHECKPOINT_PAGES: i64 = 20_000;
