@@ -73,9 +73,9 @@ impl Store {
         if !self.path.exists() {
             return Ok(());
         }
-        let mut lock = match self.writer.take() {
-            Some(writer) => writer.lock,
-            None => PipelineLock::open(&self.path, &self.options.pipeline)?,
+        let (mut lock, fence) = match self.writer.take() {
+            Some(writer) => (writer.lock, Some(writer.fence)),
+            None => (PipelineLock::open(&self.path, &self.options.pipeline)?, None),
         };
         if !lock.try_lock()? {
             return Err(self.already_running(&lock.path));
@@ -85,17 +85,11 @@ impl Store {
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).sql(DOING)?;
         if has_own_tables(&transaction)? {
-            for table in ["_cdc_checkpoint", "_cdc_tombstone"] {
-                let sql = format!("DELETE FROM {table} WHERE pipeline = ?1");
-                transaction.execute(&sql, [&self.options.pipeline]).sql(DOING)?;
+            if let Some(ours) = fence {
+                let found = recorded_fence(&transaction, &self.options.pipeline)?;
+                verify_fence(&self.options.pipeline, found, ours)?;
             }
-            let left: i64 = transaction
-                .query_row("SELECT count(*) FROM _cdc_checkpoint", [], |row| row.get(0))
-                .sql(DOING)?;
-            if left == 0 {
-                let sql = "DROP TABLE _cdc_checkpoint; DROP TABLE _cdc_tombstone";
-                transaction.execute_batch(sql).sql(DOING)?;
-            }
+            remove_records(&transaction, &self.options.pipeline)?;
         }
         transaction.commit().sql(DOING)?;
         lock.remove()
@@ -124,6 +118,27 @@ pub(super) fn oldest_tombstone(connection: &Connection, pipeline: &str) -> Resul
     Ok(oldest.map(|bytes| Version::from_bytes(&bytes).unwrap_or(Version::ZERO)))
 }
 
+/// The fence that the last claim of a pipeline raised.
+pub(super) fn recorded_fence(connection: &Connection, pipeline: &str) -> Result<Option<u64>> {
+    let sql = "SELECT fence FROM _cdc_checkpoint WHERE pipeline = ?1";
+    let found = connection.query_row(sql, [pipeline], |row| row.get::<_, i64>(0));
+    Ok(found.optional().sql("read fence")?.map(i64::cast_unsigned))
+}
+
+fn remove_records(connection: &Connection, pipeline: &str) -> Result<()> {
+    const DOING: &str = "forget pipeline";
+    for table in ["_cdc_checkpoint", "_cdc_tombstone"] {
+        let sql = format!("DELETE FROM {table} WHERE pipeline = ?1");
+        connection.execute(&sql, [pipeline]).sql(DOING)?;
+    }
+    let sql = "SELECT EXISTS (SELECT 1 FROM _cdc_checkpoint)";
+    if !connection.query_row(sql, [], |row| row.get::<_, bool>(0)).sql(DOING)? {
+        let sql = "DROP TABLE _cdc_checkpoint; DROP TABLE _cdc_tombstone";
+        connection.execute_batch(sql).sql(DOING)?;
+    }
+    Ok(())
+}
+
 /// Creates our own tables and returns the fence that is ours from now on.
 fn raise_fence(connection: &mut Connection, pipeline: &str, claim: &Claim) -> Result<u64> {
     const DOING: &str = "claim target";
@@ -131,13 +146,7 @@ fn raise_fence(connection: &mut Connection, pipeline: &str, claim: &Claim) -> Re
         connection.transaction_with_behavior(TransactionBehavior::Immediate).sql(DOING)?;
     transaction.execute_batch(sql::CREATE_CHECKPOINT).sql(DOING)?;
     transaction.execute_batch(sql::CREATE_TOMBSTONE).sql(DOING)?;
-    let found: Option<i64> = transaction
-        .query_row("SELECT fence FROM _cdc_checkpoint WHERE pipeline = ?1", [pipeline], |row| {
-            row.get(0)
-        })
-        .optional()
-        .sql(DOING)?;
-    let found = found.map(i64::cast_unsigned);
+    let found = recorded_fence(&transaction, pipeline)?;
     if let Some(ours) = claim.fence {
         verify_fence(pipeline, found, ours)?;
         transaction.commit().sql(DOING)?;

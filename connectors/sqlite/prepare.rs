@@ -49,8 +49,10 @@ impl Store {
             };
             let status = status_after(&prepared, records.get(&table.name));
             let record = TableRecord { schema: table.clone(), status };
-            records.insert(table.name.clone(), record);
-            records::save_tables(transaction, &options.pipeline, &records)?;
+            if records.get(&table.name) != Some(&record) {
+                records.insert(table.name.clone(), record);
+                records::save_tables(transaction, &options.pipeline, &records)?;
+            }
             Ok(prepared)
         })
     }

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::TargetOptions;
 use crate::error::{Code, Error, Result};
-use crate::sqlite::claim::PipelineLock;
+use crate::sqlite::claim::{PipelineLock, recorded_fence};
 use crate::sqlite::failure::Sql;
 use crate::version::Version;
 
@@ -79,12 +79,8 @@ impl Store {
         let (connection, writer, options) = self.writing()?;
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).sql(doing)?;
-        let fence = "SELECT fence FROM _cdc_checkpoint WHERE pipeline = ?1";
-        let found: Option<i64> = transaction
-            .query_row(fence, [&options.pipeline], |row| row.get(0))
-            .optional()
-            .sql(doing)?;
-        verify_fence(&options.pipeline, found.map(i64::cast_unsigned), writer.fence)?;
+        let found = recorded_fence(&transaction, &options.pipeline)?;
+        verify_fence(&options.pipeline, found, writer.fence)?;
         let outcome = work(&transaction, options)?;
         transaction.commit().sql(doing)?;
         Ok(outcome)

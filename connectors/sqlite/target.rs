@@ -18,7 +18,7 @@ use crate::{Claim, Finding, KeyScan, Prepared, Remembered, Target, TargetOptions
 
 /// An SQLite file, written by one pipeline.
 pub(crate) struct SqliteTarget {
-    store: Arc<Mutex<Store>>,
+    pub(super) store: Arc<Mutex<Store>>,
 }
 
 /// The file that the URL names. It is created by `claim`, not here.

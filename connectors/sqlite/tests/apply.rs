@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::support::{Fixture, at, delete, key, simple, upsert};
 use crate::Target;
-use crate::change::{Applied, TableStatus};
+use crate::change::{Applied, Cell, Row, RowUpsert, TableStatus, Timestamp};
 use crate::error::{Code, Kind};
 use crate::schema::TableName;
 use crate::version::Version;
@@ -67,7 +67,7 @@ async fn a_truncation_below_the_floor_still_outranks_the_rows_of_its_own_batch()
     let mut f = Fixture::new(simple(), false).await;
     f.floor = at(9);
     let mut batch = f.batch(vec![], vec![upsert(1, at(4), &["a", "b"])]);
-    batch.tables[0].truncated = Some((at(5), crate::change::Timestamp(0)));
+    batch.tables[0].truncated = Some((at(5), Timestamp(0)));
     assert_eq!(f.apply(&batch).await.unwrap(), Applied::Done);
     assert_eq!(f.rows().await, Vec::<String>::new());
 }
@@ -181,7 +181,7 @@ async fn a_row_that_is_refused_is_named_by_its_hash_and_nothing_is_committed() {
     check_poison(&mut f, vec![upsert(42, at(2), &["secret\0", "b"])]).await;
 }
 
-async fn check_poison(f: &mut Fixture, upserts: Vec<crate::change::RowUpsert>) {
+async fn check_poison(f: &mut Fixture, upserts: Vec<RowUpsert>) {
     let batch = f.batch(vec![], upserts);
     let error = f.apply(&batch).await.unwrap_err();
     assert_eq!(error.code, Code::PoisonRow, "{error}");
@@ -197,8 +197,8 @@ async fn check_poison(f: &mut Fixture, upserts: Vec<crate::change::RowUpsert>) {
 async fn text_that_is_not_utf8_is_refused() {
     let mut f = Fixture::new(simple(), false).await;
     let mut row = upsert(42, at(2), &["", ""]);
-    let cells = [b"42".as_slice(), b"\xff\xfe", b""].map(crate::change::Cell::Value);
-    row.row = crate::change::Row::from_cells(cells);
+    let cells = [b"42".as_slice(), b"\xff\xfe", b""].map(Cell::Value);
+    row.row = Row::from_cells(cells);
     check_poison(&mut f, vec![row]).await;
 }
 
@@ -212,6 +212,26 @@ async fn a_locked_file_is_worth_another_try() {
     assert!(error.is_transient(), "{error}");
     other.execute_batch("ROLLBACK").unwrap();
     f.upsert(vec![upsert(1, at(1), &["a", "b"])]).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_worth_another_try_and_nothing_is_half_done() {
+    let mut f = Fixture::new(simple(), false).await;
+    let limit_pages = |f: &Fixture, pages: i64| {
+        let store = f.target.store.lock().unwrap();
+        let connection = store.connection.as_ref().unwrap();
+        connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+    };
+    limit_pages(&f, 1);
+    let long = "x".repeat(100_000);
+    let batch =
+        f.batch(vec![], vec![upsert(1, at(1), &["a", "b"]), upsert(2, at(1), &[&long, ""])]);
+    let error = f.apply(&batch).await.unwrap_err();
+    assert!(error.is_transient() && error.message.contains("disk is full"), "{error}");
+    assert_eq!(f.rows().await, Vec::<String>::new());
+    limit_pages(&f, 1_000_000);
+    f.upsert(vec![upsert(1, at(1), &["a", "b"])]).await;
+    assert_eq!(f.rows().await, ["1 a b @1"]);
 }
 
 #[tokio::test]

@@ -53,6 +53,7 @@ async fn an_instance_that_was_taken_over_cannot_commit_one_more_row() {
     assert_eq!(f.target.release(&[]).await.unwrap_err().code, Code::Fenced);
     let again = Claim { fence: Some(1), ..claim() };
     assert_eq!(f.target.claim(&again).await.unwrap_err().code, Code::Fenced);
+    assert_eq!(f.target.recall().await.unwrap().unwrap().fence, 2);
     assert_eq!(second.apply(&batch).await.unwrap(), crate::change::Applied::Done);
 }
 
@@ -106,6 +107,15 @@ async fn a_forgotten_pipeline_leaves_its_rows_and_the_other_pipelines() {
     assert_eq!(f.query::<i64>("SELECT count(*) FROM sqlite_schema WHERE name LIKE '_cdc%'"), 0);
     assert_eq!(f.query::<i64>("SELECT count(*) FROM t"), 1);
     assert_eq!(f.target.recall().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_instance_that_was_taken_over_cannot_forget_the_pipeline() {
+    let mut f = Fixture::new(simple(), false).await;
+    let mut second = open(&f.directory, options(false)).await;
+    second.claim(&Claim { take_over: true, ..claim() }).await.unwrap();
+    assert_eq!(f.target.forget().await.unwrap_err().code, Code::Fenced);
+    assert_eq!(second.recall().await.unwrap().unwrap().fence, 2);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::support::{Fixture, at, delete, key, simple, upsert};
-use crate::change::{Applied, Batch, Timestamp};
+use crate::change::{Applied, Batch, Key, RowUpsert, Timestamp};
 use crate::version::Version;
 
 const KEYS: i64 = 4;
@@ -35,7 +35,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 /// Puts the change with this version into the batch, if a batch can still have it.
 fn add(batch: &mut Batch, op: &Op, version: Version, cells: &[&str]) -> bool {
     let part = &mut batch.tables[0];
-    let taken: BTreeSet<&crate::change::Key> = part
+    let taken: BTreeSet<&Key> = part
         .deletes
         .iter()
         .map(|delete| &delete.key)
@@ -148,9 +148,12 @@ fn any_history() -> impl Strategy<Value = History> {
 
 type Rows = BTreeMap<i64, [String; 2]>;
 
+/// A change with the cells that the log carries.
+type Logged = (Op, [String; 2]);
+
 impl History {
     /// The source after each number of changes, and the changes that really happened.
-    fn states(&self) -> (Vec<Rows>, Vec<Option<(Op, [String; 2])>>) {
+    fn states(&self) -> (Vec<Rows>, Vec<Option<Logged>>) {
         let old = |&id: &i64| (id, ["old".to_owned(), "old".to_owned()]);
         let mut rows: Rows = self.old.iter().map(old).collect();
         let (mut states, mut log) = (vec![rows.clone()], Vec::new());
@@ -227,9 +230,8 @@ async fn deliver(f: &mut Fixture, mut batch: Batch, source: &Rows) -> Result<(),
     if let Applied::NeedsRows(tables) = f.apply(&batch).await.unwrap() {
         let wanted: BTreeSet<_> = tables.into_iter().flat_map(|(_, keys)| keys).collect();
         let part = &mut batch.tables[0];
-        let (incomplete, complete) =
+        let (incomplete, complete): (Vec<RowUpsert>, Vec<RowUpsert>) =
             part.upserts.drain(..).partition(|upsert| wanted.contains(&upsert.key));
-        let _: &Vec<crate::change::RowUpsert> = &incomplete;
         part.upserts = complete;
         for (id, row) in source {
             if let Some(old) = incomplete.iter().find(|upsert| upsert.key == key(*id)) {

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::support::{Fixture, at, claim, delete, keyed, open, options, schema, simple, upsert};
-use crate::change::{Cell, Key, Row, RowUpsert, TableStatus, Timestamp};
+use super::support::{
+    Fixture, at, claim, delete, key, keyed, open, options, schema, simple, upsert,
+};
+use crate::change::{Cell, Key, Row, RowDelete, RowUpsert, TableStatus, Timestamp};
 use crate::error::{Code, Kind};
 use crate::schema::{ColumnType, TableName, TableSchema};
 use crate::{KeyScan, Level, Prepared, Target, TargetOptions};
@@ -187,7 +189,7 @@ async fn check_hostile(table: TableSchema) {
     let nasty = "'; DROP TABLE canary; --";
     f.upsert(vec![row([nasty, "\"x\\"], at(1)), row(["k", "v"], at(1))]).await;
     f.upsert(vec![row(["k", "?"], at(2))]).await;
-    f.delete(vec![crate::change::RowDelete {
+    f.delete(vec![RowDelete {
         key: Key::from_values([nasty.as_bytes()]),
         version: at(2),
         updated_at: Timestamp(0),
@@ -209,7 +211,7 @@ async fn keys_are_read_in_order_after_a_key_below_a_version_and_by_a_condition()
     f.upsert(rows.iter().map(|&(id, log, a)| upsert(id, at(log), &[a, "-"])).collect()).await;
     let table = Arc::clone(&f.table);
     let all = KeyScan { table: &table, after: None, limit: 9, below: None, filter: None };
-    let (one, two) = (super::support::key(1), super::support::key(2));
+    let (one, two) = (key(1), key(2));
     check_keys(&mut f, &all, &[1, 2, 3, 10]).await;
     check_keys(&mut f, &KeyScan { after: Some(&one), limit: 2, ..all.clone() }, &[2, 3]).await;
     check_keys(&mut f, &KeyScan { below: Some(at(5)), ..all.clone() }, &[2, 3, 10]).await;
@@ -226,7 +228,7 @@ async fn keys_are_read_in_order_after_a_key_below_a_version_and_by_a_condition()
 }
 
 async fn check_keys(f: &mut Fixture, scan: &KeyScan<'_>, expected: &[i64]) {
-    let expected: Vec<Key> = expected.iter().map(|&id| super::support::key(id)).collect();
+    let expected: Vec<Key> = expected.iter().map(|&id| key(id)).collect();
     assert_eq!(f.target.read_keys(scan).await.unwrap(), expected, "{scan:?}");
 }
 
@@ -234,18 +236,18 @@ async fn check_keys(f: &mut Fixture, scan: &KeyScan<'_>, expected: &[i64]) {
 async fn a_composite_key_is_ordered_by_its_columns_in_key_order() {
     let columns = [("a", ColumnType::Text), ("b", ColumnType::Int32)];
     let mut f = Fixture::new(keyed("t", &columns, &[1, 0]), false).await;
-    let key = |b: &str, a: &str| Key::from_values([b.as_bytes(), a.as_bytes()]);
+    let pair = |b: &str, a: &str| Key::from_values([b.as_bytes(), a.as_bytes()]);
     let row = |a: &str, b: &str| RowUpsert {
-        key: key(b, a),
+        key: pair(b, a),
         row: Row::from_cells([Cell::Value(a.as_bytes()), Cell::Value(b.as_bytes())]),
         version: at(1),
         updated_at: Timestamp(0),
     };
     f.upsert(vec![row("x", "10"), row("X", "9"), row("z", "9"), row("a", "-1")]).await;
     let table = Arc::clone(&f.table);
-    let after = key("-1", "a");
+    let after = pair("-1", "a");
     let scan = KeyScan { table: &table, after: Some(&after), limit: 9, below: None, filter: None };
-    let expected = [key("9", "X"), key("9", "z"), key("10", "x")];
+    let expected = [pair("9", "X"), pair("9", "z"), pair("10", "x")];
     assert_eq!(f.target.read_keys(&scan).await.unwrap(), expected);
 }
 
