@@ -192,6 +192,14 @@ impl Key {
         })
     }
 
+    /// What may be printed of a key: 16 hexadecimal digits of its FNV-1a hash. Tells keys apart
+    /// for people; short keys can be guessed from it, so it is no secret-keeper.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        let mix = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        format!("{:016x}", self.0.iter().fold(0xcbf2_9ce4_8422_2325, mix))
+    }
+
     /// Bytes held.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -443,6 +451,12 @@ mod tests {
             prop_assert!(key.values().eq(values.iter().map(Vec::as_slice)));
             prop_assert_eq!(Key::from_bytes(key.as_bytes()), Some(key));
         }
+    }
+
+    #[test]
+    fn the_hash_of_a_key_is_fnv_1a() {
+        assert_eq!(Key::whole_table().hash(), "cbf29ce484222325");
+        assert_eq!(Key::from_bytes(&[0, 0, 0, 1, b'a']).unwrap().hash(), "e4b8cad92528d179");
     }
 
     #[test]
