@@ -45,9 +45,9 @@ async fn a_tombstone_at_the_floor_stays_and_one_below_it_goes() {
     assert_eq!(f.query::<i64>("SELECT count(*) FROM _cdc_tombstone"), 1);
     f.upsert(vec![upsert(1, Version::at_log(1, 4), &["a", "b"])]).await;
     assert_eq!(f.rows().await, Vec::<String>::new());
-    f.delete(vec![delete(3, at(3)), delete(4, at(4))]).await;
+    f.delete(vec![delete(3, at(3)), delete(4, at(4)), delete(5, f.floor)]).await;
     let keys: String = f.query("SELECT group_concat(hex(key)) FROM _cdc_tombstone");
-    assert_eq!(keys, "0000000131,0000000134");
+    assert_eq!(keys, "0000000131,0000000134,0000000135");
 }
 
 #[tokio::test]
