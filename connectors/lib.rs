@@ -362,8 +362,8 @@ pub struct Finding {
     pub subject: String,
     /// How it is.
     pub level: Level,
-    /// The stable name of the failure; of no meaning when nothing is wrong.
-    pub code: Code,
+    /// The stable name of what is wrong, as far as it has one.
+    pub code: Option<Code>,
     /// What was found.
     pub message: String,
     /// The exact SQL or command that mends it; empty when nothing is wrong.

@@ -150,9 +150,10 @@ impl Pipeline {
         match findings.into_iter().find(|finding| finding.level == Level::Failure) {
             None => Ok(()),
             Some(Finding { code, message, remedy, .. }) if remedy.is_empty() => {
-                Err(Error::stop(code, message))
+                Err(Error::stop(code.unwrap_or(Code::SourceSettings), message))
             }
             Some(Finding { code, message, remedy, .. }) => {
+                let code = code.unwrap_or(Code::SourceSettings);
                 Err(Error::stop(code, format!("{message}; run: {remedy}")))
             }
         }

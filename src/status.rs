@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use connectors::change::Timestamp;
+use connectors::change::{Checkpoint, TableStatus, Timestamp};
 use connectors::error::{Code, Error};
+use connectors::schema::TableName;
 use connectors::version::{Position, Version};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;

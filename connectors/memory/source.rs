@@ -149,7 +149,7 @@ impl Source for MemorySource {
     async fn check(&self, tables: &TablePatterns) -> Result<Vec<Finding>> {
         let message = format!("{} tables can be read", self.tables(tables).await?.len());
         let (subject, remedy) = ("source".into(), String::new());
-        Ok(vec![Finding { subject, level: Level::Ok, message, remedy }])
+        Ok(vec![Finding { subject, level: Level::Ok, code: None, message, remedy }])
     }
 
     async fn tables(&self, tables: &TablePatterns) -> Result<Vec<Arc<TableSchema>>> {

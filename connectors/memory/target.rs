@@ -206,7 +206,7 @@ impl Target for MemoryTarget {
         self.faults.point("target.check").await?;
         let message = format!("{} tables can be written", tables.len());
         let (subject, remedy) = ("target".into(), String::new());
-        Ok(vec![Finding { subject, level: Level::Ok, message, remedy }])
+        Ok(vec![Finding { subject, level: Level::Ok, code: None, message, remedy }])
     }
 
     async fn recall(&mut self) -> Result<Option<Remembered>> {

@@ -69,7 +69,7 @@ fn check_place(path: &Path) -> Finding {
     match written {
         Ok(()) => Finding {
             subject,
-            level: Level::Ok,
+            level: Level::Ok, code: None,
             message: match exists {
                 true => format!("{} can be written", path.display()),
                 false => format!("{} will be created", path.display()),
@@ -78,7 +78,7 @@ fn check_place(path: &Path) -> Finding {
         },
         Err(error) => Finding {
             subject,
-            level: Level::Failure,
+            level: Level::Failure, code: None,
             message: format!("{} cannot be written: {error}", path.display()),
             remedy: format!(
                 "chown \"$USER\" '{}' && chmod u+rwx '{}'",
@@ -113,7 +113,7 @@ fn check_extras(connection: &Connection, table: &TableSchema) -> Result<Vec<Find
         let drop = if kind == "trigger" { "TRIGGER" } else { "INDEX" };
         findings.push(Finding {
             subject: subject(table),
-            level: Level::Warning,
+            level: Level::Warning, code: None,
             message: format!(
                 "{kind} {} on {} can refuse rows or change them",
                 identifier(&extra),
@@ -132,19 +132,20 @@ fn subject(table: &TableSchema) -> String {
 fn ready(table: &TableSchema) -> Finding {
     let name = identifier(&target_name(&table.name));
     let message = format!("{name} is there and its shape fits");
-    Finding { subject: subject(table), level: Level::Ok, message, remedy: String::new() }
+    Finding { subject: subject(table), level: Level::Ok, code: None, message, remedy: String::new() }
 }
 
 fn created(table: &TableSchema) -> Finding {
     let name = identifier(&target_name(&table.name));
     let message = format!("{name} will be created");
-    Finding { subject: subject(table), level: Level::Ok, message, remedy: String::new() }
+    Finding { subject: subject(table), level: Level::Ok, code: None, message, remedy: String::new() }
 }
 
 fn problem(problem: Problem) -> Finding {
     Finding {
         subject: format!("target table {}", problem.table),
         level: Level::Failure,
+        code: Some(problem.code),
         message: problem.message,
         remedy: problem.remedy,
     }

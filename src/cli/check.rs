@@ -136,6 +136,7 @@ fn check_state(dir: &Path, pipeline: &str) -> Vec<Finding> {
             Err(error) => Finding {
                 subject: "directory".into(),
                 level: Level::Failure,
+                code: Some(Code::StateUnsafe),
                 message: format!("{shown} cannot be written: {error}"),
                 remedy: format!("mkdir -p -m 700 {shown}"),
             },
@@ -147,12 +148,14 @@ fn check_state(dir: &Path, pipeline: &str) -> Vec<Finding> {
         Err(error) if error.kind == state::ErrorKind::Corrupt => Finding {
             subject: "directory".into(),
             level: Level::Warning,
+            code: None,
             message: format!("{}; the next run rebuilds it from the target", error.message),
             remedy: "driftless run".into(),
         },
         Err(error) => Finding {
             subject: "directory".into(),
             level: Level::Failure,
+            code: Some(Code::StateDisk),
             message: error.message,
             remedy: String::new(),
         },
@@ -174,6 +177,7 @@ fn check_free_space(dir: &Path) -> Option<Finding> {
     Some(Finding {
         subject: "disk".into(),
         level: Level::Warning,
+        code: None,
         message: format!("{free}; a large transaction of the source may not fit"),
         remedy: "free some space, or set state.dir to another disk".into(),
     })
@@ -194,13 +198,14 @@ fn nearest_existing(dir: &Path) -> PathBuf {
 }
 
 fn ok(subject: &str, message: String) -> Finding {
-    Finding { subject: subject.into(), level: Level::Ok, message, remedy: String::new() }
+    Finding { subject: subject.into(), level: Level::Ok, code: None, message, remedy: String::new() }
 }
 
 fn failure(subject: &str, error: &Error) -> Finding {
     Finding {
         subject: subject.into(),
         level: Level::Failure,
+        code: Some(error.code),
         message: error.to_string(),
         remedy: String::new(),
     }
@@ -241,7 +246,7 @@ mod tests {
 
     fn finding(subject: &str, level: Level, remedy: &str) -> Finding {
         let message = format!("{subject} was looked at");
-        Finding { subject: subject.into(), level, message, remedy: remedy.into() }
+        Finding { subject: subject.into(), level, code: None, message, remedy: remedy.into() }
     }
 
     fn report(of_target: Vec<Finding>) -> Report {
