@@ -4,6 +4,7 @@
 //! Surprise: a repair is done by the daemon if one runs, because a target has one writer;
 //! otherwise by an engine of our own that ends when it is done.
 
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,12 +12,14 @@ use connectors::change::Key;
 use connectors::error::{Code, Error, Result};
 use connectors::schema::{TableName, TablePatterns};
 
+use super::progress::{Copied, Progress};
 use super::{connect, print, stop_signal, to_json};
 use crate::config::Settings;
 use crate::control::{self, LINE_BYTES_MAX, Replies, Reply, Request};
 use crate::daemon::{self, RunOptions, Until};
+use crate::logging::LogFormat;
 use crate::status::Status;
-use crate::verify::{Options, Outcome, Report, Verifier, repairable};
+use crate::verify::{OnProgress, Options, Outcome, Report, Scanned, Verifier, repairable};
 
 /// The exit code that says: the comparison was made, and the two sides are not proven equal.
 const DIFFERENT: u8 = 3;
@@ -60,7 +63,10 @@ async fn verify(settings: &Settings, tables: &[String], repair: bool) -> Result<
         chunk_bytes: settings.batch_bytes,
         daemon_runs: connect::is_running(settings),
     };
-    let mut verifier = Verifier::open(source.as_ref(), target.as_mut(), options.clone()).await?;
+    let mut verifier = Verifier::open(source.as_ref(), target.as_mut(), options).await?;
+    if io::stderr().is_terminal() {
+        verifier = verifier.telling(show_progress());
+    }
     let mut report = verifier.compare_tables().await?;
     if !repair {
         return Ok(report);
@@ -74,6 +80,19 @@ async fn verify(settings: &Settings, tables: &[String], repair: bool) -> Result<
         report.replace(table, verifier.compare_keys(table, keys).await?);
     }
     Ok(report)
+}
+
+/// Bars, which stay on the terminal as a record of what was compared.
+fn show_progress() -> OnProgress<'static> {
+    let mut progress = Progress::new(LogFormat::Text);
+    Box::new(move |scanned: Scanned<'_>| {
+        progress.show(Copied {
+            table: &scanned.table.to_string(),
+            rows: scanned.rows,
+            rows_estimated: Some(scanned.rows_estimated),
+            done: scanned.done,
+        });
+    })
 }
 
 /// Returns when the rows of these keys are as the source has them.

@@ -18,7 +18,7 @@ use connectors::version::{Position, Version};
 use connectors::{Claim, Target as _, TargetOptions};
 use futures_util::FutureExt as _;
 
-use super::{Options, Outcome, Report, TableReport, Verifier, repairable};
+use super::{Options, Outcome, Report, Scanned, TableReport, Verifier, repairable};
 
 type Event = Box<dyn FnOnce(&Sides) + Send>;
 /// Name and price of an item; a price of `None` is NULL.
@@ -431,6 +431,19 @@ async fn an_added_column_counts_as_null_until_it_has_a_value() {
     check(without_price.clone(), "Equal 10 rows").await;
     let with_price = without_price.change(|sides| sides.set_source(3, Some(("item", Some("1")))));
     check_unproven(with_price, "does not have yet: price").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_is_told_up_to_the_last_row() {
+    let world = World::equal();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (source, mut target) = (world.source(), world.target());
+    let verifier = Verifier::open(&source, &mut target, world.options()).await.unwrap();
+    let tell = |scanned: Scanned<'_>| told.lock().unwrap().push((scanned.rows, scanned.done));
+    verifier.telling(Box::new(tell)).compare_tables().await.unwrap();
+    let told = told.lock().unwrap();
+    assert!(told.len() > 3 && told.is_sorted(), "{told:?}");
+    assert_eq!((told.first(), told.last()), (Some(&(0, false)), Some(&(1000, true))));
 }
 
 #[tokio::test(start_paused = true)]
