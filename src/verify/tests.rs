@@ -35,6 +35,8 @@ struct Sides {
     applied: AtomicU64,
     /// What happens at the next markers, one each.
     at_marks: Mutex<VecDeque<Event>>,
+    /// What happens when the checkpoint is looked at, one each.
+    at_recalls: Mutex<VecDeque<Event>>,
     /// What happens whenever the source is asked for keys.
     at_every_look: Mutex<Option<fn(&Sides)>>,
 }
@@ -51,6 +53,10 @@ impl Script for World {
             }
             "source.mark.after" if self.0.follows.load(Ordering::Relaxed) => {
                 self.0.apply(Vec::new(), BTreeMap::new());
+            }
+            "target.recall" => {
+                let event = self.0.at_recalls.lock().unwrap().pop_front();
+                event.into_iter().for_each(|event| event(&self.0));
             }
             "source.read_plain_keys" => {
                 let event = *self.0.at_every_look.lock().unwrap();
@@ -115,6 +121,7 @@ impl World {
             follows: AtomicBool::new(true),
             applied: AtomicU64::new(0),
             at_marks: Mutex::default(),
+            at_recalls: Mutex::default(),
             at_every_look: Mutex::default(),
         };
         let table = schema(3).name.clone();
@@ -154,7 +161,8 @@ impl World {
     }
 
     fn target(&self) -> MemoryTarget {
-        MemoryTarget::new(&self.0.target, target_options(), Faults::none()).storing(stored)
+        let faults = Faults::new(Arc::new(self.clone()));
+        MemoryTarget::new(&self.0.target, target_options(), faults).storing(stored)
     }
 
     fn options(&self) -> Options {
@@ -324,6 +332,23 @@ async fn changes_in_flight_are_waited_for() {
         sides.set_target(1001, Some(("item", Some("1.5"))));
         sides.set_target(6, None);
     });
+    check(world, "Equal 1000 rows").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_target_is_waited_for() {
+    let world = World::equal().change(|sides| sides.set_source(5, Some(("new", None))));
+    let world = world.at_next_mark(|sides| {
+        sides.follows.store(false, Ordering::Relaxed);
+        let mut at_recalls = sides.at_recalls.lock().unwrap();
+        at_recalls.extend((0..5).map(|_| Box::new(|_: &Sides| {}) as Event));
+        at_recalls.push_back(Box::new(|sides| {
+            sides.set_target(5, Some(("new", None)));
+            sides.apply(Vec::new(), BTreeMap::new());
+            sides.follows.store(true, Ordering::Relaxed);
+        }));
+    });
+    // Two rounds would have passed at the fifth look, had they not waited for the marker.
     check(world, "Equal 1000 rows").await;
 }
 
