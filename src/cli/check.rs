@@ -2,22 +2,23 @@
 //! and prints each finding with the SQL or the command that mends it.
 //!
 //! Surprise: a server that cannot be reached is a finding like any other, so that one broken end
-//! does not hide what is wrong with the other.
+//! does not hide what is wrong with the other; at the end it is the command's error besides, so
+//! that a script finds its code where it finds every other code.
 
 use std::fmt;
 use std::fs::DirBuilder;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use connectors::error::{Code, Error, Result};
+use connectors::error::{Error, Result};
 use connectors::schema::{TablePatterns, TableSchema};
 use connectors::{Finding, Level, Source, Target};
 use serde::Serialize;
 
-use super::connect;
+use super::{connect, print, to_json};
 use crate::config::Settings;
 
 /// With less free space than this, a burst of spooled transactions may fill the disk.
@@ -45,19 +46,24 @@ pub struct Placed {
 /// Checks and prints.
 ///
 /// # Errors
-/// Only if the report cannot be printed.
+/// The first thing that could not even be looked at, after everything was printed.
 pub async fn run(settings: &Settings, json: bool) -> Result<ExitCode> {
     let target = connect::target(settings).await;
-    let report = check(settings, connect::source(settings), target).await;
-    let failed = |error: &dyn fmt::Display| {
-        Error::stop(Code::Internal, format!("print the report: {error}"))
-    };
-    let text = match json {
-        true => serde_json::to_string_pretty(&report).map_err(|error| failed(&error))? + "\n",
-        false => report.to_string(),
-    };
-    io::stdout().write_all(text.as_bytes()).map_err(|error| failed(&error))?;
-    Ok(if report.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let checked = check(settings, connect::source(settings), target).await;
+    print(&match json {
+        true => to_json(&checked.report)?,
+        false => checked.report.to_string(),
+    })?;
+    match checked.error {
+        Some(error) => Err(error),
+        None if checked.report.ready => Ok(ExitCode::SUCCESS),
+        None => Ok(ExitCode::FAILURE),
+    }
+}
+
+struct Checked {
+    report: Report,
+    error: Option<Error>,
 }
 
 /// Looks at everything that `settings` name, and changes nothing.
@@ -65,65 +71,89 @@ async fn check(
     settings: &Settings,
     source: Result<Arc<dyn Source>>,
     target: Result<Box<dyn Target>>,
-) -> Report {
-    let (of_source, tables) = check_source(source, &settings.tables).await;
-    let of_target = check_target(target, &tables).await;
+) -> Checked {
+    let mut findings = Findings::default();
+    let tables = check_source(&mut findings, source, &settings.tables).await;
+    check_target(&mut findings, target, &tables).await;
     let of_state = check_state(&settings.state_dir, &settings.name);
-    Report::new([("source", of_source), ("target", of_target), ("state", of_state)])
+    findings.extend("state", of_state);
+    let Findings { findings, error } = findings;
+    let ready = findings.iter().all(|placed| placed.finding.level != Level::Failure);
+    Checked { report: Report { ready, findings }, error }
 }
 
-impl Report {
-    fn new(places: [(&'static str, Vec<Finding>); 3]) -> Report {
-        let placed = |(place, findings): (_, Vec<Finding>)| {
-            findings.into_iter().map(move |finding| Placed { place, finding })
+/// What was found so far, and the first error.
+#[derive(Default)]
+struct Findings {
+    findings: Vec<Placed>,
+    error: Option<Error>,
+}
+
+impl Findings {
+    fn extend(&mut self, place: &'static str, findings: impl IntoIterator<Item = Finding>) {
+        let placed = findings.into_iter().map(|finding| Placed { place, finding });
+        self.findings.extend(placed);
+    }
+
+    fn fail(&mut self, place: &'static str, subject: &str, error: Error) {
+        let finding = Finding {
+            subject: subject.into(),
+            level: Level::Failure,
+            message: error.to_string(),
+            remedy: String::new(),
         };
-        let findings: Vec<Placed> = places.into_iter().flat_map(placed).collect();
-        let ready = findings.iter().all(|placed| placed.finding.level != Level::Failure);
-        Report { ready, findings }
+        self.extend(place, [finding]);
+        self.error.get_or_insert(error);
+    }
+
+    fn any_failure(&self) -> bool {
+        self.findings.iter().any(|placed| placed.finding.level == Level::Failure)
     }
 }
 
+/// Returns the tables to be replicated, as far as they are known.
 async fn check_source(
+    findings: &mut Findings,
     source: Result<Arc<dyn Source>>,
     patterns: &TablePatterns,
-) -> (Vec<Finding>, Vec<Arc<TableSchema>>) {
-    let source = match source {
-        Ok(source) => source,
-        Err(error) => return (vec![failure("url", &error)], Vec::new()),
+) -> Vec<Arc<TableSchema>> {
+    const PLACE: &str = "source";
+    let found = match &source {
+        Ok(source) => source.check(patterns).await,
+        Err(error) => Err(error.clone()),
     };
-    let mut findings = match source.check(patterns).await {
-        Ok(findings) => findings,
-        Err(error) => return (vec![failure("connection", &error)], Vec::new()),
-    };
+    match found {
+        Ok(found) => findings.extend(PLACE, found),
+        Err(error) => findings.fail(PLACE, "connection", error),
+    }
+    // What is wrong already has most likely to do with the tables, and says it better.
+    let (Ok(source), false) = (source, findings.any_failure()) else { return Vec::new() };
     match source.tables(patterns).await {
         Ok(tables) => {
-            let count = tables.len();
-            let plural = if count == 1 { "" } else { "s" };
-            findings.push(ok("tables", format!("{count} table{plural} to replicate")));
-            (findings, tables)
-        }
-        // `check` has most likely said so already, with the SQL that mends it.
-        Err(_) if findings.iter().any(|finding| finding.level == Level::Failure) => {
-            (findings, Vec::new())
+            let plural = if tables.len() == 1 { "" } else { "s" };
+            let message = format!("{} table{plural} to replicate", tables.len());
+            findings.extend(PLACE, [ok("tables", message)]);
+            tables
         }
         Err(error) => {
-            findings.push(failure("tables", &error));
-            (findings, Vec::new())
+            findings.fail(PLACE, "tables", error);
+            Vec::new()
         }
     }
 }
 
 async fn check_target(
+    findings: &mut Findings,
     target: Result<Box<dyn Target>>,
     tables: &[Arc<TableSchema>],
-) -> Vec<Finding> {
-    let mut target = match target {
-        Ok(target) => target,
-        Err(error) => return vec![failure("connection", &error)],
+) {
+    let found = match target {
+        Ok(mut target) => target.check(tables).await,
+        Err(error) => Err(error),
     };
-    match target.check(tables).await {
-        Ok(findings) => findings,
-        Err(error) => vec![failure("connection", &error)],
+    match found {
+        Ok(found) => findings.extend("target", found),
+        Err(error) => findings.fail("target", "connection", error),
     }
 }
 
@@ -201,16 +231,6 @@ fn ok(subject: &str, message: String) -> Finding {
     Finding { subject: subject.into(), level: Level::Ok, code: None, message, remedy: String::new() }
 }
 
-fn failure(subject: &str, error: &Error) -> Finding {
-    Finding {
-        subject: subject.into(),
-        level: Level::Failure,
-        code: Some(error.code),
-        message: error.to_string(),
-        remedy: String::new(),
-    }
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let widest = |text: fn(&Placed) -> usize| self.findings.iter().map(text).max();
@@ -242,6 +262,11 @@ fn word(level: Level) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use connectors::TargetOptions;
+    use connectors::error::Code;
+    use connectors::memory::{Faults, MemorySource, MemoryTarget, SourceServer, TargetServer};
+    use connectors::schema::{Engine, TableName};
+
     use super::*;
 
     fn finding(subject: &str, level: Level, remedy: &str) -> Finding {
@@ -249,14 +274,16 @@ mod tests {
         Finding { subject: subject.into(), level, code: None, message, remedy: remedy.into() }
     }
 
-    fn report(of_target: Vec<Finding>) -> Report {
-        let of_source = vec![finding("wal_level", Level::Ok, "")];
-        Report::new([("source", of_source), ("target", of_target), ("state", Vec::new())])
+    fn report(of_target: Finding) -> Report {
+        let mut findings = Findings::default();
+        findings.extend("source", [finding("wal_level", Level::Ok, "")]);
+        findings.extend("target", [of_target]);
+        Report { ready: !findings.any_failure(), findings: findings.findings }
     }
 
     #[test]
     fn findings_are_aligned_and_the_remedy_stands_below() {
-        let report = report(vec![finding("grant", Level::Failure, "GRANT a;\nGRANT b;")]);
+        let report = report(finding("grant", Level::Failure, "GRANT a;\nGRANT b;"));
         let text = "ok       source  wal_level  wal_level was looked at\n\
                     FAILURE  target  grant      grant was looked at\n\
                     \x20          GRANT a;\n\
@@ -267,14 +294,14 @@ mod tests {
 
     #[test]
     fn a_warning_does_not_prevent_replication() {
-        let report = report(vec![finding("version", Level::Warning, "")]);
+        let report = report(finding("version", Level::Warning, ""));
         assert!(report.ready);
         assert!(report.to_string().ends_with("\nready, 1 to know of\n"));
     }
 
     #[test]
     fn the_report_has_its_documented_json() {
-        let report = report(vec![finding("grant", Level::Failure, "GRANT a;")]);
+        let report = report(finding("grant", Level::Failure, "GRANT a;"));
         let expected = serde_json::json!({"ready": false, "findings": [
             {"place": "source", "subject": "wal_level", "level": "ok",
              "message": "wal_level was looked at", "remedy": ""},
@@ -286,19 +313,44 @@ mod tests {
 
     #[tokio::test]
     async fn an_unreachable_source_does_not_hide_what_is_wrong_elsewhere() {
-        let unreachable =
-            || Error::transient(Code::Unreachable, "connect to db.example: connection refused");
+        let error = |of| Error::transient(Code::Unreachable, format!("connect to {of}: refused"));
         let patterns = TablePatterns::parse(&["public.*"]).unwrap();
-        let (of_source, tables) = check_source(Err(unreachable()), &patterns).await;
-        let report = Report::new([
-            ("source", of_source),
-            ("target", check_target(Err(unreachable()), &tables).await),
-            ("state", Vec::new()),
-        ]);
-        let levels: Vec<(&str, Level)> =
-            report.findings.iter().map(|placed| (placed.place, placed.finding.level)).collect();
-        assert_eq!(levels, [("source", Level::Failure), ("target", Level::Failure)]);
-        assert!(!report.ready);
+        let mut findings = Findings::default();
+        let tables = check_source(&mut findings, Err(error("db.example")), &patterns).await;
+        check_target(&mut findings, Err(error("replica.example")), &tables).await;
+        let found = |placed: &Placed| (placed.place, placed.finding.message.clone());
+        let expected = [
+            ("source", "connect to db.example: refused [unreachable]".to_owned()),
+            ("target", "connect to replica.example: refused [unreachable]".to_owned()),
+        ];
+        assert!(findings.findings.iter().map(found).eq(expected));
+        assert!(findings.any_failure());
+        assert_eq!(findings.error, Some(error("db.example")));
+    }
+
+    #[tokio::test]
+    async fn both_ends_in_order_are_ready() {
+        let patterns = TablePatterns::parse(&["*.*"]).unwrap();
+        let table = TableSchema {
+            name: TableName::new("public", "items"),
+            id: 1,
+            engine: Engine::Memory,
+            columns: Vec::new(),
+            key: Vec::new(),
+        };
+        let source = MemorySource::new(&SourceServer::new([table]), Faults::none());
+        let options = TargetOptions { pipeline: "shop".into(), soft_deletes: false };
+        let target = MemoryTarget::new(&TargetServer::new(), options, Faults::none());
+        let mut findings = Findings::default();
+        let tables = check_source(&mut findings, Ok(Arc::new(source)), &patterns).await;
+        check_target(&mut findings, Ok(Box::new(target)), &tables).await;
+        assert!(!findings.any_failure());
+        let messages: Vec<&str> =
+            findings.findings.iter().map(|placed| placed.finding.message.as_str()).collect();
+        assert_eq!(
+            messages,
+            ["1 tables can be read", "1 table to replicate", "1 tables can be written"]
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use connectors::error::{Code, Error, Result};
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -104,6 +105,12 @@ pub fn print(text: &str) -> Result<()> {
         }
         Err(_) | Ok(()) => Ok(()),
     }
+}
+
+/// A result for machines.
+fn to_json(result: &impl Serialize) -> Result<String> {
+    let failed = |error| Error::stop(Code::Internal, format!("write the result as JSON: {error}"));
+    Ok(serde_json::to_string_pretty(result).map_err(failed)? + "\n")
 }
 
 /// Becomes true at the first SIGTERM or SIGINT. The second one ends the process at once, which

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use connectors::error::{Code, Error, Result};
 use connectors::{Source, Target};
 
-use super::connect;
+use super::{connect, print};
 use crate::config::Settings;
 
 /// What became of each step, in the order in which they were taken.
@@ -69,9 +69,7 @@ pub async fn run(settings: &Settings, yes: bool) -> Result<ExitCode> {
     }
     let target = connect::target(settings).await;
     let report = tear_down(settings, connect::source(settings), target).await?;
-    io::stdout()
-        .write_all(report.to_string().as_bytes())
-        .map_err(|error| Error::stop(Code::Internal, format!("print the report: {error}")))?;
+    print(&report.to_string())?;
     Ok(if report.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -4,21 +4,22 @@
 //! Surprise: a repair is done by the daemon if one runs, because a target has one writer;
 //! otherwise by an engine of our own that ends when it is done.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use connectors::change::Key;
 use connectors::error::{Code, Error, Result};
 use connectors::schema::{TableName, TablePatterns};
-use tokio::sync::watch;
 
-use super::connect;
+use super::progress::{Copied, Progress};
+use super::{connect, print, stop_signal, to_json};
 use crate::config::Settings;
 use crate::control::{self, LINE_BYTES_MAX, Replies, Reply, Request};
 use crate::daemon::{self, RunOptions, Until};
+use crate::logging::LogFormat;
 use crate::status::Status;
-use crate::verify::{Options, Outcome, Report, Verifier, repairable};
+use crate::verify::{OnProgress, Options, Outcome, Report, Scanned, Verifier, repairable};
 
 /// The exit code that says: the comparison was made, and the two sides are not proven equal.
 const DIFFERENT: u8 = 3;
@@ -37,17 +38,10 @@ pub async fn run(
     json: bool,
 ) -> Result<ExitCode> {
     let report = verify(settings, tables, repair).await?;
-    let text = match json {
-        true => {
-            let failed =
-                |error| Error::stop(Code::Internal, format!("write the report as JSON: {error}"));
-            serde_json::to_string_pretty(&report).map_err(failed)? + "\n"
-        }
+    print(&match json {
+        true => to_json(&report)?,
         false => report.to_string(),
-    };
-    io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(|error| Error::stop(Code::Internal, format!("print the report: {error}")))?;
+    })?;
     Ok(match report.outcome {
         Outcome::Equal => ExitCode::SUCCESS,
         Outcome::Different | Outcome::Unproven => ExitCode::from(DIFFERENT),
@@ -69,7 +63,10 @@ async fn verify(settings: &Settings, tables: &[String], repair: bool) -> Result<
         chunk_bytes: settings.batch_bytes,
         daemon_runs: connect::is_running(settings),
     };
-    let mut verifier = Verifier::open(source.as_ref(), target.as_mut(), options.clone()).await?;
+    let mut verifier = Verifier::open(source.as_ref(), target.as_mut(), options).await?;
+    if io::stderr().is_terminal() {
+        verifier = verifier.telling(show_progress());
+    }
     let mut report = verifier.compare_tables().await?;
     if !repair {
         return Ok(report);
@@ -83,6 +80,19 @@ async fn verify(settings: &Settings, tables: &[String], repair: bool) -> Result<
         report.replace(table, verifier.compare_keys(table, keys).await?);
     }
     Ok(report)
+}
+
+/// Bars, which stay on the terminal as a record of what was compared.
+fn show_progress() -> OnProgress<'static> {
+    let mut progress = Progress::new(LogFormat::Text);
+    Box::new(move |scanned: Scanned<'_>| {
+        progress.show(Copied {
+            table: &scanned.table.to_string(),
+            rows: scanned.rows,
+            rows_estimated: Some(scanned.rows_estimated),
+            done: scanned.done,
+        });
+    })
 }
 
 /// Returns when the rows of these keys are as the source has them.
@@ -104,9 +114,14 @@ async fn mend(settings: &Settings, repairs: &[(TableName, Vec<Key>)]) -> Result<
 }
 
 async fn mend_alone(settings: &Settings, requests: Vec<Request>) -> Result<()> {
+    let stop = stop_signal()?;
     let options = RunOptions { until: Until::Requested, take_over: false, resync: false, requests };
-    let (_never_stopped, stop) = watch::channel(false);
-    daemon::run(settings, options, Arc::new(Status::new(&settings.name)), stop).await
+    let status = Arc::new(Status::new(&settings.name));
+    daemon::run(settings, options, status, stop.clone()).await?;
+    match *stop.borrow() {
+        false => Ok(()),
+        true => Err(interrupted("a signal stopped the repair")),
+    }
 }
 
 async fn wait(mut replies: Replies) -> Result<()> {
@@ -117,15 +132,14 @@ async fn wait(mut replies: Replies) -> Result<()> {
             Some(Reply::Failed { code, message }) => {
                 return Err(Error::stop(code, format!("repair: {message}")));
             }
-            None => {
-                return Err(Error::stop(
-                    Code::Unreachable,
-                    "the daemon stopped before the repair was done; repeat `driftless verify \
-                     --repair`",
-                ));
-            }
+            None => return Err(interrupted("the daemon stopped before the repair was done")),
         }
     }
+}
+
+fn interrupted(what: &str) -> Error {
+    let message = format!("{what}; repeat `driftless verify --repair`");
+    Error::transient(Code::Unreachable, message)
 }
 
 /// Cuts keys into parts of about this many bytes, none of them empty.

@@ -42,6 +42,22 @@ pub struct Options {
     pub daemon_runs: bool,
 }
 
+/// How far the comparison of a table has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scanned<'a> {
+    /// The table.
+    pub table: &'a TableName,
+    /// Source rows compared so far.
+    pub rows: u64,
+    /// About how many there are.
+    pub rows_estimated: u64,
+    /// Whether this is the last word about the table.
+    pub done: bool,
+}
+
+/// Told of every step.
+pub type OnProgress<'a> = Box<dyn FnMut(Scanned<'_>) + Send + 'a>;
+
 /// One comparison of a source with its target.
 pub struct Verifier<'a> {
     source: &'a dyn Source,
@@ -49,6 +65,7 @@ pub struct Verifier<'a> {
     target: &'a mut dyn Target,
     options: Options,
     pace: Pace,
+    on_progress: OnProgress<'a>,
 }
 
 impl<'a> Verifier<'a> {
@@ -64,7 +81,13 @@ impl<'a> Verifier<'a> {
         let reader = source.reader().await?;
         let checkpoint = target.recall().await?.and_then(|remembered| remembered.checkpoint);
         let pace = Pace::new(options.daemon_runs, checkpoint);
-        Ok(Verifier { source, reader, target, options, pace })
+        Ok(Verifier { source, reader, target, options, pace, on_progress: Box::new(|_| {}) })
+    }
+
+    /// The same, telling how far it has come.
+    #[must_use]
+    pub fn telling(self, on_progress: OnProgress<'a>) -> Verifier<'a> {
+        Verifier { on_progress, ..self }
     }
 
     /// Compares every row of every table that was asked for.

@@ -14,9 +14,9 @@ use connectors::schema::TableSchema;
 use connectors::version::Version;
 use connectors::{ChunkRequest, KeyScan, Target};
 
-use super::Verifier;
 use super::report::{Differences, TableReport};
 use super::settle::Suspects;
+use super::{Scanned, Verifier};
 
 /// Rows of the first chunk, before the size of a row is known.
 const CHUNK_ROWS_FIRST: usize = 256;
@@ -39,9 +39,13 @@ impl Verifier<'_> {
         let started = Instant::now();
         let mut suspects = Suspects::default();
         let mut found = Differences::default();
-        let (rows, digest) = self.scan_source(table, &mut suspects, &mut found).await?;
+        let rows_estimated = self.source.estimate_rows(table).await?;
+        let mut told = Scanned { table: &table.name, rows: 0, rows_estimated, done: false };
+        (self.on_progress)(told);
+        let (rows, digest) = self.scan_source(&mut told, table, &mut suspects, &mut found).await?;
         self.scan_target(table, &mut suspects, &mut found).await?;
         self.settle(table, &mut suspects, &mut found).await?;
+        (self.on_progress)(Scanned { done: true, ..told });
         let target_name = self.target.table_name(&table.name);
         Ok(TableReport::compared(&table.name, target_name, rows, digest, found, started.elapsed()))
     }
@@ -49,11 +53,12 @@ impl Verifier<'_> {
     /// Finds missing and differing rows. Returns how many rows there are and their digest.
     async fn scan_source(
         &mut self,
+        told: &mut Scanned<'_>,
         table: &Arc<TableSchema>,
         suspects: &mut Suspects,
         found: &mut Differences,
     ) -> Result<(u64, blake3::Hash)> {
-        let (mut count, mut hasher) = (0, blake3::Hasher::new());
+        let mut hasher = blake3::Hasher::new();
         let mut rows_max = CHUNK_ROWS_FIRST;
         let mut chunk = self.reader.read_plain(&request(table, None, rows_max)).await?;
         loop {
@@ -72,7 +77,8 @@ impl Verifier<'_> {
                 self.target.read_rows(table, &keys),
             );
             let mut in_target = by_key(table, in_target?)?;
-            count += rows.len() as u64;
+            told.rows += rows.len() as u64;
+            (self.on_progress)(*told);
             for row in stored_rows(self.target, table, rows)? {
                 absorb(&mut hasher, &row.row);
                 if in_target.remove(&row.key).as_ref() != Some(&row.row) {
@@ -82,7 +88,7 @@ impl Verifier<'_> {
             self.settle_if_full(table, suspects, found).await?;
             match following? {
                 Some(following) => chunk = following,
-                None => return Ok((count, hasher.finalize())),
+                None => return Ok((told.rows, hasher.finalize())),
             }
         }
     }

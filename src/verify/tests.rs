@@ -18,7 +18,7 @@ use connectors::version::{Position, Version};
 use connectors::{Claim, Target as _, TargetOptions};
 use futures_util::FutureExt as _;
 
-use super::{Options, Outcome, Report, TableReport, Verifier, repairable};
+use super::{Options, Outcome, Report, Scanned, TableReport, Verifier, repairable};
 
 type Event = Box<dyn FnOnce(&Sides) + Send>;
 /// Name and price of an item; a price of `None` is NULL.
@@ -35,6 +35,8 @@ struct Sides {
     applied: AtomicU64,
     /// What happens at the next markers, one each.
     at_marks: Mutex<VecDeque<Event>>,
+    /// What happens when the checkpoint is looked at, one each.
+    at_recalls: Mutex<VecDeque<Event>>,
     /// What happens whenever the source is asked for keys.
     at_every_look: Mutex<Option<fn(&Sides)>>,
 }
@@ -51,6 +53,10 @@ impl Script for World {
             }
             "source.mark.after" if self.0.follows.load(Ordering::Relaxed) => {
                 self.0.apply(Vec::new(), BTreeMap::new());
+            }
+            "target.recall" => {
+                let event = self.0.at_recalls.lock().unwrap().pop_front();
+                event.into_iter().for_each(|event| event(&self.0));
             }
             "source.read_plain_keys" => {
                 let event = *self.0.at_every_look.lock().unwrap();
@@ -115,6 +121,7 @@ impl World {
             follows: AtomicBool::new(true),
             applied: AtomicU64::new(0),
             at_marks: Mutex::default(),
+            at_recalls: Mutex::default(),
             at_every_look: Mutex::default(),
         };
         let table = schema(3).name.clone();
@@ -154,7 +161,8 @@ impl World {
     }
 
     fn target(&self) -> MemoryTarget {
-        MemoryTarget::new(&self.0.target, target_options(), Faults::none()).storing(stored)
+        let faults = Faults::new(Arc::new(self.clone()));
+        MemoryTarget::new(&self.0.target, target_options(), faults).storing(stored)
     }
 
     fn options(&self) -> Options {
@@ -328,6 +336,23 @@ async fn changes_in_flight_are_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_target_is_waited_for() {
+    let world = World::equal().change(|sides| sides.set_source(5, Some(("new", None))));
+    let world = world.at_next_mark(|sides| {
+        sides.follows.store(false, Ordering::Relaxed);
+        let mut at_recalls = sides.at_recalls.lock().unwrap();
+        at_recalls.extend((0..5).map(|_| Box::new(|_: &Sides| {}) as Event));
+        at_recalls.push_back(Box::new(|sides| {
+            sides.set_target(5, Some(("new", None)));
+            sides.apply(Vec::new(), BTreeMap::new());
+            sides.follows.store(true, Ordering::Relaxed);
+        }));
+    });
+    // Two rounds would have passed at the fifth look, had they not waited for the marker.
+    check(world, "Equal 1000 rows").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_difference_that_is_seen_in_one_round_only_does_not_count() {
     let world = World::equal()
         .change(|sides| sides.set_target(5, Some(("first", Some("1.5")))))
@@ -431,6 +456,19 @@ async fn an_added_column_counts_as_null_until_it_has_a_value() {
     check(without_price.clone(), "Equal 10 rows").await;
     let with_price = without_price.change(|sides| sides.set_source(3, Some(("item", Some("1")))));
     check_unproven(with_price, "does not have yet: price").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_is_told_up_to_the_last_row() {
+    let world = World::equal();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (source, mut target) = (world.source(), world.target());
+    let verifier = Verifier::open(&source, &mut target, world.options()).await.unwrap();
+    let tell = |scanned: Scanned<'_>| told.lock().unwrap().push((scanned.rows, scanned.done));
+    verifier.telling(Box::new(tell)).compare_tables().await.unwrap();
+    let told = told.lock().unwrap();
+    assert!(told.len() > 3 && told.is_sorted(), "{told:?}");
+    assert_eq!((told.first(), told.last()), (Some(&(0, false)), Some(&(1000, true))));
 }
 
 #[tokio::test(start_paused = true)]
