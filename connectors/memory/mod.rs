@@ -13,6 +13,7 @@ mod target;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -31,6 +32,8 @@ pub enum Fault {
     None,
     /// The other tasks get their turn first.
     Yield,
+    /// It takes this long, by tokio's clock, which a test can pause.
+    Delay(Duration),
     /// The operation fails with a `Transient` error and has done nothing.
     Fail,
     /// The operation is done, but its answer gets lost: a `Transient` error. As `Fail` at a point
@@ -97,6 +100,7 @@ impl Faults {
         match self.script.decide(name) {
             Fault::None => {}
             Fault::Yield => tokio::task::yield_now().await,
+            Fault::Delay(delay) => tokio::time::sleep(delay).await,
             Fault::Fail => return Err(fault(name)),
             Fault::LoseAnswer => return Ok(Answer::IsLost),
             Fault::Kill => {
