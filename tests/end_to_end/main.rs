@@ -13,6 +13,7 @@ mod support;
 mod backfill;
 mod bad_input;
 mod crash;
+mod demo;
 mod identifiers;
 mod instances;
 mod network;
