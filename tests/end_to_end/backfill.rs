@@ -90,11 +90,12 @@ async fn s52_commits_become_visible_late(target: Target) {
     let late = [1, 2, 3].map(|seed| {
         Churn::start(&world, seed, |dice| {
             let id = dice.between(1, 40_000) * 10;
-            match dice.between(0, 3) {
-                0 => format!("SET synchronous_commit = on; DELETE FROM t WHERE id = {id}"),
-                1 => format!("SET synchronous_commit = on; UPDATE t SET n = n + 1 WHERE id < {id} AND id > {id} - 2000"),
-                _ => format!("SET synchronous_commit = on; INSERT INTO t VALUES ({id} + 5, 'late')"),
-            }
+            let change = match dice.between(0, 3) {
+                0 => format!("DELETE FROM t WHERE id = {id}"),
+                1 => format!("UPDATE t SET n = n + 1 WHERE id BETWEEN {id} - 2000 AND {id}"),
+                _ => format!("INSERT INTO t VALUES ({id} + 5, 'late')"),
+            };
+            format!("SET synchronous_commit = on; {change}")
         })
     });
     let release = Churn::start(&world, 9, |_| {

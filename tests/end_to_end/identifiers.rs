@@ -25,9 +25,10 @@ const NAMES: [&str; 10] = [
     "exactly_sixty_three_bytes_long_name_of_a_table_or_of_a_column_x",
 ];
 
+const CANARY: &str = "CREATE TABLE canary (id int PRIMARY KEY); INSERT INTO canary VALUES (1);";
+
 async fn s103_hostile_names_work_and_the_canary_table_is_untouched(target: Target) {
-    let mut sql =
-        String::from("CREATE TABLE canary (id int PRIMARY KEY); INSERT INTO canary VALUES (1);");
+    let mut sql = String::from(CANARY);
     let columns: Vec<String> = NAMES.iter().map(|name| format!("{} text", quoted(name))).collect();
     for name in NAMES {
         let (name, key) = (quoted(name), quoted(NAMES[2]));
@@ -39,7 +40,8 @@ async fn s103_hostile_names_work_and_the_canary_table_is_untouched(target: Targe
             quoted(NAMES[7])
         );
     }
-    sql += "CREATE SCHEMA \"sch'e\"\"ma; --\"; CREATE TABLE \"sch'e\"\"ma; --\".t (id int PRIMARY KEY);
+    sql += "CREATE SCHEMA \"sch'e\"\"ma; --\";
+        CREATE TABLE \"sch'e\"\"ma; --\".t (id int PRIMARY KEY);
         INSERT INTO \"sch'e\"\"ma; --\".t VALUES (1)";
     let mut world = World::new(target, &sql).await;
     world.tables = "*.*".into();
@@ -95,10 +97,8 @@ async fn s104_hostile_values_arrive_as_they_are(target: Target) {
         "-0",
         "true",
     ];
-    let mut sql = String::from(
-        "CREATE TABLE canary (id int PRIMARY KEY); INSERT INTO canary VALUES (1);
-         CREATE TABLE t (k text PRIMARY KEY, v text, b bytea, a text[]);",
-    );
+    let mut sql = String::from(CANARY);
+    sql += "CREATE TABLE t (k text PRIMARY KEY, v text, b bytea, a text[]);";
     let rows = |prefix: &str| {
         let row = |value: &&str| {
             let tag = "$hostile$";

@@ -17,6 +17,7 @@ mod demo;
 mod identifiers;
 mod instances;
 mod network;
+mod rig;
 mod rows;
 mod source;
 mod values;
