@@ -216,7 +216,7 @@ async fn s58_backfill_of_an_empty_table_and_of_one_row(target: Target) {
 
 async fn s62_row_level_security_is_never_taken_for_an_empty_table(target: Target) {
     let sql = "CREATE ROLE keeper LOGIN REPLICATION PASSWORD 'keeper';
-        GRANT CREATE ON DATABASE source TO keeper; GRANT CREATE, USAGE ON SCHEMA public TO keeper;
+        GRANT CREATE ON DATABASE postgres TO keeper; GRANT CREATE, USAGE ON SCHEMA public TO keeper;
         SET ROLE keeper;
         CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 10);
         ALTER TABLE t ENABLE ROW LEVEL SECURITY; ALTER TABLE t FORCE ROW LEVEL SECURITY;

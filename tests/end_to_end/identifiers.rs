@@ -126,9 +126,9 @@ async fn s105_the_password_is_in_no_failure_message_and_in_no_state_file(target:
     world.catch_up().await;
     let good = world.from.clone();
     let wrong_password = world.source_as("postgres", canary);
-    let server_down = format!("postgres://postgres:{canary}@127.0.0.1:1/source");
-    let no_database = good.replace("/source", "/nowhere");
-    let not_a_url = format!("postgres://postgres:{canary}@127.0.0.1:99999/source");
+    let server_down = format!("postgres://postgres:{canary}@127.0.0.1:1/postgres");
+    let no_database = world.server.url("nowhere");
+    let not_a_url = format!("postgres://postgres:{canary}@127.0.0.1:99999/postgres");
     for url in [wrong_password, server_down, no_database, not_a_url] {
         world.from = url;
         for command in [&["run", "--until-current"][..], &["check"], &["verify"], &["status"]] {

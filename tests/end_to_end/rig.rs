@@ -13,11 +13,11 @@ const SQL: &str = "CREATE TABLE t (id int PRIMARY KEY, ok bool, n float8, b byte
     INSERT INTO t VALUES (1, true, 0.1, '\\x00ff', 'one'), (2, false, 'NaN', NULL, NULL),
         (3, NULL, '-Infinity', '', '')";
 
-/// The source's table `t` against what this SQL makes in the target.
-async fn found(target: Target, replica: &str) -> Comparison {
-    let world = World::new(target, SQL).await;
+/// The source's table `t` against what this SQL makes of it in the target.
+async fn found(world: &World, replica: &str) -> Comparison {
+    world.execute_in_target("DROP TABLE IF EXISTS t").await;
     world.execute_in_target(replica).await;
-    match target {
+    match world.target {
         Target::Postgres => {
             let session = world.target_session().await;
             compare(&world.source, "public", "t", &Replica::Postgres(&session)).await.unwrap()
@@ -30,13 +30,13 @@ async fn found(target: Target, replica: &str) -> Comparison {
 }
 
 #[tokio::test]
-async fn the_comparison_accepts_equal_tables_and_finds_every_kind_of_difference() {
-    let table = "CREATE TABLE t (id integer PRIMARY KEY, ok integer, n real, b blob, v text,
-        _cdc_version blob);";
-    let rows = "INSERT INTO t VALUES (1, 1, 0.1, x'00ff', 'one', NULL),
-        (2, 0, 'NaN', NULL, NULL, NULL), (3, NULL, -9e999, x'', '', NULL);";
-    let equal = format!("{table}{rows}");
-    assert!(found(Target::Sqlite, &equal).await.is_equal());
+async fn the_comparison_with_a_file_accepts_equal_tables_and_finds_every_difference() {
+    let world = World::new(Target::Sqlite, SQL).await;
+    let equal = "CREATE TABLE t (id integer PRIMARY KEY, ok integer, n real, b blob, v text,
+            _cdc_version blob);
+        INSERT INTO t VALUES (1, 1, 0.1, x'00ff', 'one', NULL), (2, 0, 'NaN', NULL, NULL, NULL),
+            (3, NULL, -9e999, x'', '', NULL);";
+    assert!(found(&world, equal).await.is_equal());
     for damage in [
         "DELETE FROM t WHERE id = 2",
         "UPDATE t SET v = 'two' WHERE id = 1",
@@ -46,11 +46,16 @@ async fn the_comparison_accepts_equal_tables_and_finds_every_kind_of_difference(
         "UPDATE t SET b = x'00' WHERE id = 1",
         "UPDATE t SET ok = 0 WHERE id = 1",
     ] {
-        assert!(!found(Target::Sqlite, &format!("{equal}{damage}")).await.is_equal(), "{damage}");
+        assert!(!found(&world, &format!("{equal}{damage}")).await.is_equal(), "{damage}");
     }
-    assert!(found(Target::Postgres, SQL).await.is_equal());
+}
+
+#[tokio::test]
+async fn the_comparison_with_a_server_accepts_equal_tables_and_finds_a_signed_zero() {
+    let world = World::new(Target::Postgres, SQL).await;
+    assert!(found(&world, SQL).await.is_equal());
     let damaged = format!("{SQL}; UPDATE t SET n = '-0' WHERE id = 1");
-    let found = found(Target::Postgres, &damaged).await;
+    let found = found(&world, &damaged).await;
     assert_eq!((found.missing.len(), found.extra.len()), (1, 1));
 }
 
