@@ -100,8 +100,9 @@ impl Counts {
 pub async fn open(client: &Client, customers: u64) -> Result<()> {
     client.batch_execute(SCHEMA).await?;
     let fill = format!(
-        "INSERT INTO customers SELECT n, 'customer ' || n, nullif('c' || n || '@example.com',
-             'c7@example.com'), n % 1000 / 4.0, n % 50 = 0, now() FROM generate_series(1, {customers}) n;
+        "INSERT INTO customers SELECT n, 'customer ' || n,
+             nullif('c' || n || '@example.com', 'c7@example.com'), n % 1000 / 4.0, n % 50 = 0, now()
+             FROM generate_series(1, {customers}) n;
          INSERT INTO orders SELECT n, n, 'paid', n % 700 / 2.0,
              jsonb_build_object('gift', n % 9 = 0, 'note', md5(n::text)), now()
              FROM generate_series(1, {customers}) n;

@@ -90,11 +90,12 @@ async fn s52_commits_become_visible_late(target: Target) {
     let late = [1, 2, 3].map(|seed| {
         Churn::start(&world, seed, |dice| {
             let id = dice.between(1, 40_000) * 10;
-            match dice.between(0, 3) {
-                0 => format!("SET synchronous_commit = on; DELETE FROM t WHERE id = {id}"),
-                1 => format!("SET synchronous_commit = on; UPDATE t SET n = n + 1 WHERE id < {id} AND id > {id} - 2000"),
-                _ => format!("SET synchronous_commit = on; INSERT INTO t VALUES ({id} + 5, 'late')"),
-            }
+            let change = match dice.between(0, 3) {
+                0 => format!("DELETE FROM t WHERE id = {id}"),
+                1 => format!("UPDATE t SET n = n + 1 WHERE id BETWEEN {id} - 2000 AND {id}"),
+                _ => format!("INSERT INTO t VALUES ({id} + 5, 'late')"),
+            };
+            format!("SET synchronous_commit = on; {change}")
         })
     });
     let release = Churn::start(&world, 9, |_| {
@@ -215,7 +216,7 @@ async fn s58_backfill_of_an_empty_table_and_of_one_row(target: Target) {
 
 async fn s62_row_level_security_is_never_taken_for_an_empty_table(target: Target) {
     let sql = "CREATE ROLE keeper LOGIN REPLICATION PASSWORD 'keeper';
-        GRANT CREATE ON DATABASE source TO keeper; GRANT CREATE, USAGE ON SCHEMA public TO keeper;
+        GRANT CREATE ON DATABASE postgres TO keeper; GRANT CREATE, USAGE ON SCHEMA public TO keeper;
         SET ROLE keeper;
         CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 10);
         ALTER TABLE t ENABLE ROW LEVEL SECURITY; ALTER TABLE t FORCE ROW LEVEL SECURITY;

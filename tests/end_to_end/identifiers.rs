@@ -25,9 +25,10 @@ const NAMES: [&str; 10] = [
     "exactly_sixty_three_bytes_long_name_of_a_table_or_of_a_column_x",
 ];
 
+const CANARY: &str = "CREATE TABLE canary (id int PRIMARY KEY); INSERT INTO canary VALUES (1);";
+
 async fn s103_hostile_names_work_and_the_canary_table_is_untouched(target: Target) {
-    let mut sql =
-        String::from("CREATE TABLE canary (id int PRIMARY KEY); INSERT INTO canary VALUES (1);");
+    let mut sql = String::from(CANARY);
     let columns: Vec<String> = NAMES.iter().map(|name| format!("{} text", quoted(name))).collect();
     for name in NAMES {
         let (name, key) = (quoted(name), quoted(NAMES[2]));
@@ -39,7 +40,8 @@ async fn s103_hostile_names_work_and_the_canary_table_is_untouched(target: Targe
             quoted(NAMES[7])
         );
     }
-    sql += "CREATE SCHEMA \"sch'e\"\"ma; --\"; CREATE TABLE \"sch'e\"\"ma; --\".t (id int PRIMARY KEY);
+    sql += "CREATE SCHEMA \"sch'e\"\"ma; --\";
+        CREATE TABLE \"sch'e\"\"ma; --\".t (id int PRIMARY KEY);
         INSERT INTO \"sch'e\"\"ma; --\".t VALUES (1)";
     let mut world = World::new(target, &sql).await;
     world.tables = "*.*".into();
@@ -95,10 +97,8 @@ async fn s104_hostile_values_arrive_as_they_are(target: Target) {
         "-0",
         "true",
     ];
-    let mut sql = String::from(
-        "CREATE TABLE canary (id int PRIMARY KEY); INSERT INTO canary VALUES (1);
-         CREATE TABLE t (k text PRIMARY KEY, v text, b bytea, a text[]);",
-    );
+    let mut sql = String::from(CANARY);
+    sql += "CREATE TABLE t (k text PRIMARY KEY, v text, b bytea, a text[]);";
     let rows = |prefix: &str| {
         let row = |value: &&str| {
             let tag = "$hostile$";
@@ -126,9 +126,9 @@ async fn s105_the_password_is_in_no_failure_message_and_in_no_state_file(target:
     world.catch_up().await;
     let good = world.from.clone();
     let wrong_password = world.source_as("postgres", canary);
-    let server_down = format!("postgres://postgres:{canary}@127.0.0.1:1/source");
-    let no_database = good.replace("/source", "/nowhere");
-    let not_a_url = format!("postgres://postgres:{canary}@127.0.0.1:99999/source");
+    let server_down = format!("postgres://postgres:{canary}@127.0.0.1:1/postgres");
+    let no_database = world.server.url("nowhere");
+    let not_a_url = format!("postgres://postgres:{canary}@127.0.0.1:99999/postgres");
     for url in [wrong_password, server_down, no_database, not_a_url] {
         world.from = url;
         for command in [&["run", "--until-current"][..], &["check"], &["verify"], &["status"]] {

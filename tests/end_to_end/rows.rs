@@ -47,7 +47,8 @@ async fn s64_a_large_text_that_an_update_leaves_alone_keeps_its_value(target: Ta
     let changes = [
         "UPDATE t SET n = 1; UPDATE f SET n = 1",
         "UPDATE t SET id = id + 100 WHERE id < 4; UPDATE f SET id = id + 100 WHERE id < 4",
-        "BEGIN; INSERT INTO t VALUES (50, 0, repeat('fresh', 9000)); UPDATE t SET n = 2 WHERE id = 50;
+        "BEGIN; INSERT INTO t VALUES (50, 0, repeat('fresh', 9000)); UPDATE t SET n = 2 WHERE
+         id = 50;
          UPDATE t SET id = 51 WHERE id = 50; UPDATE t SET n = 3 WHERE id = 51; COMMIT",
         "BEGIN; UPDATE t SET body = repeat('other', 8000) WHERE id = 5;
          UPDATE t SET n = 9 WHERE id = 5; COMMIT",
@@ -153,8 +154,10 @@ async fn s72_keys_that_a_sloppy_comparison_would_merge_stay_apart(target: Target
         INSERT INTO c SELECT k, v FROM t";
     let changes = [
         "UPDATE t SET v = v * 10; UPDATE p SET v = v * 10; UPDATE n SET v = v * 10",
-        "DELETE FROM t WHERE k IN ('A', 'a '); DELETE FROM p WHERE k = 'A'; DELETE FROM n WHERE v = 30",
-        "INSERT INTO t VALUES ('A', 99), ('á ', 100); UPDATE c SET k = upper(k) WHERE k IN ('ss', 'a ')",
+        "DELETE FROM t WHERE k IN ('A', 'a '); DELETE FROM p WHERE k = 'A';
+         DELETE FROM n WHERE v = 30",
+        "INSERT INTO t VALUES ('A', 99), ('á ', 100);
+         UPDATE c SET k = upper(k) WHERE k IN ('ss', 'a ')",
         // An equal number in other digits is the same key.
         "UPDATE n SET k = 1.50 WHERE k = 1.5",
     ];
@@ -169,7 +172,8 @@ async fn s73_truncate_takes_effect_at_its_place(target: Target) {
     let changes = [
         "BEGIN; TRUNCATE t CASCADE; INSERT INTO t VALUES (1, 'after'); COMMIT",
         "INSERT INTO t VALUES (2, 'b'), (3, 'c'); INSERT INTO u VALUES (1, 2)",
-        "BEGIN; INSERT INTO t VALUES (4, 'before'); TRUNCATE t, u; INSERT INTO t VALUES (5, 'after');
+        "BEGIN; INSERT INTO t VALUES (4, 'before'); TRUNCATE t, u;
+         INSERT INTO t VALUES (5, 'after');
          INSERT INTO u VALUES (9, 5); COMMIT",
         "BEGIN; TRUNCATE t CASCADE; ROLLBACK",
         "BEGIN; UPDATE t SET v = 'x'; TRUNCATE u; COMMIT",

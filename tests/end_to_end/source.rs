@@ -169,13 +169,11 @@ async fn s23_source_replaced_by_another_cluster(target: Target) {
     let other = ServerOptions { careless: true, ..ServerOptions::default() };
     let other = Server::start(other).await.unwrap();
     let session = other.connect_to("postgres").await.unwrap();
-    session.batch_execute("CREATE DATABASE source").await.unwrap();
-    let session = other.connect_to("source").await.unwrap();
     session.batch_execute("CREATE TABLE sentinel (n int PRIMARY KEY)").await.unwrap();
     session.batch_execute(SQL).await.unwrap();
     pretend_to_know_us(&session).await;
     session.batch_execute(MORE).await.unwrap();
-    world.from = other.url("source");
+    world.from = other.url("postgres");
     world.source = session;
     must_refuse_then_resync(&world, "source-identity").await;
 }

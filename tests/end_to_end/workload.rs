@@ -74,7 +74,7 @@ fn pgbench(world: &World, arguments: &[&str]) -> Bench {
     let program = if beside.exists() { beside } else { "pgbench".into() };
     let mut command = Command::new(program);
     command.args(["-h", "127.0.0.1", "-U", USER, "-p", &world.server.port().to_string()]);
-    command.args(arguments).arg("source").env("PGPASSWORD", PASSWORD);
+    command.args(arguments).arg("postgres").env("PGPASSWORD", PASSWORD);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     Bench(command.spawn().expect("pgbench; install it with `apt-get install postgresql-contrib`"))
 }

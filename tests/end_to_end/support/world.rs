@@ -10,6 +10,9 @@ use tokio_postgres::Client;
 use super::daemon::{Daemon, Outcome};
 use super::{PATIENCE, wait_until};
 
+/// The source database: the one that every server is born with, because making one takes time.
+const SOURCE: &str = "postgres";
+
 /// The kinds of targets that every scenario runs against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -55,8 +58,6 @@ impl World {
         own_target_server: bool,
     ) -> World {
         let server = private_server(settings).await;
-        let maintenance = server.connect_to("postgres").await.unwrap();
-        maintenance.batch_execute("CREATE DATABASE source").await.unwrap();
         let own = own_target_server && target == Target::Postgres;
         let target_server = if own { Some(private_server(&[]).await) } else { None };
         let directory = tempfile::tempdir().unwrap();
@@ -69,7 +70,7 @@ impl World {
                 host.url("replica")
             }
         };
-        let source = server.connect_to("source").await.unwrap();
+        let source = server.connect_to(SOURCE).await.unwrap();
         source.batch_execute("CREATE TABLE sentinel (n int PRIMARY KEY)").await.unwrap();
         source.batch_execute(sql).await.unwrap();
         World {
@@ -77,7 +78,7 @@ impl World {
             target,
             tables: "public.*".into(),
             pipeline: "main".into(),
-            from: server.url("source"),
+            from: server.url(SOURCE),
             to,
             server,
             target_server,
@@ -108,7 +109,7 @@ impl World {
 
     /// Connects to the source again, after its server was restarted.
     pub async fn reconnect(&mut self) {
-        self.source = self.server.connect_to("source").await.unwrap();
+        self.source = self.server.connect_to(SOURCE).await.unwrap();
     }
 
     /// The arguments of a command with this world's source, target and state.

@@ -1,0 +1,38 @@
+# Every target does its own set-up and says what it is doing. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-more soak bench fmt lint servers
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+servers: ## make sure that the database servers which the tests start are installed
+	@scripts/servers
+
+demo: servers ## a throw-away PostgreSQL, a busy shop, a replicator that gets killed, a proof
+	@echo "== building driftless, then showing it (about a minute after the build)"
+	@cargo build --release --quiet
+	@cargo run --release --quiet -- demo
+
+test: servers ## everything that a change must pass: format, lints, all tests
+	@scripts/test
+
+test-more: servers ## the end-to-end tests against PostgreSQL 14, 17 and 18, and the long workload
+	@scripts/test-more
+
+soak: servers ## a full minute of pgbench and the shop, killed 30 times, for both targets
+	@echo "== the long workload: a minute, scale 10, 30 kills, both targets"
+	@cargo build --release --quiet
+	@WORKLOAD_SECONDS=60 WORKLOAD_SCALE=10 WORKLOAD_KILLS=30 \
+		scripts/run-tests --release --profile soak workload
+
+bench: servers ## measure against the databases' own replication
+	@scripts/bench
+
+fmt: ## format the code
+	@cargo fmt --all
+
+lint: ## check format and lints
+	@scripts/lint
