@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use connectors::change::{
-    Applied, Batch, Checkpoint, Key, TableBatch, TableStatus,
-};
+use connectors::change::{Applied, Batch, Checkpoint, Key, TableBatch, TableStatus};
 use connectors::error::{Code, Error, Kind, Result};
 use connectors::schema::{Evolution, TableName, TableSchema};
 use connectors::version::{Position, Version};
@@ -238,7 +236,11 @@ impl Applier {
     async fn follow_shape(&mut self, batch: &TableBatch) -> Result<()> {
         let name = &batch.table.name;
         let Some(known) = self.tables.get(name) else {
-            return Err(Error::table(name, Code::Internal, format!("table {name} was never prepared")));
+            return Err(Error::table(
+                name,
+                Code::Internal,
+                format!("table {name} was never prepared"),
+            ));
         };
         match known.schema.evolution(&batch.table) {
             Evolution::Same | Evolution::Reordered | Evolution::Fewer => Ok(()),
@@ -318,9 +320,8 @@ impl Applier {
         status: BTreeMap<TableName, TableStatus>,
         reached: Option<(Position, Version)>,
     ) -> Result<()> {
-        let (position, version) = reached.unwrap_or_else(|| {
-            (self.checkpoint.position.clone(), self.checkpoint.version)
-        });
+        let (position, version) =
+            reached.unwrap_or_else(|| (self.checkpoint.position.clone(), self.checkpoint.version));
         let sequence = self.checkpoint.sequence + 1;
         let floor = self.floor.announce(version);
         let checkpoint = Checkpoint { position, version, sequence };

@@ -83,7 +83,16 @@ impl Batcher {
     #[must_use]
     pub fn new(queue: Receiver, requests: mpsc::Receiver<Request>, bounds: Bounds) -> Batcher {
         let (merger, building) = (Merger::default(), LogBatch::empty());
-        Batcher { queue, requests, bounds, merger, building, rest: None, inside: false, since: None }
+        Batcher {
+            queue,
+            requests,
+            bounds,
+            merger,
+            building,
+            rest: None,
+            inside: false,
+            since: None,
+        }
     }
 
     /// Runs until the reader or the applier is gone.

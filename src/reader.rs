@@ -43,39 +43,51 @@ impl Reader {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_sent = Instant::now();
         loop {
+            let Reader { stream, queue, durable, resumed_from, finished } = &mut self;
             tokio::select! {
                 biased;
-                _ = self.finished.wait_for(|finished| *finished) => break,
+                () = set(finished) => break,
                 _ = tick.tick() => {
-                    let moved = self.durable.has_changed().unwrap_or(false);
+                    let moved = durable.has_changed().unwrap_or(false);
                     if moved || last_sent.elapsed() >= HEARTBEAT_EVERY {
-                        self.acknowledge().await?;
+                        acknowledge(stream.as_mut(), durable).await?;
                         last_sent = Instant::now();
                     }
                 }
-                room = reserve(&self.queue, waiting.as_ref()), if waiting.is_some() => {
+                room = reserve(queue, waiting.as_ref()), if waiting.is_some() => {
                     if let (Some(room), Some(transaction)) = (room, waiting.take()) {
                         // A closed queue means that the applier is ending; `finished` follows.
-                        let _ = self.queue.send(transaction, room);
+                        let _ = queue.send(transaction, room);
                     }
                 }
-                next = self.stream.next(), if waiting.is_none() => waiting = self.checked(next?),
+                next = stream.next(), if waiting.is_none() => {
+                    waiting = unless_repeated(next?, *resumed_from);
+                }
             }
         }
-        self.acknowledge().await
+        acknowledge(self.stream.as_mut(), &mut self.durable).await
     }
+}
 
-    async fn acknowledge(&mut self) -> Result<()> {
-        let durable = self.durable.borrow_and_update().clone();
-        self.stream.acknowledge(&durable).await
-    }
+async fn set(flag: &mut watch::Receiver<bool>) {
+    // A sender that is gone has finished too.
+    let _ = flag.wait_for(|flag| *flag).await;
+}
 
-    /// A source may deliver again what is durable already (its bookmark is behind ours); such a
-    /// transaction is dropped here, so that nothing older than the floor reaches the target.
-    fn checked(&self, transaction: Transaction) -> Option<Transaction> {
-        let repeated = transaction.version <= self.resumed_from && !transaction.changes.is_empty();
-        (!repeated).then_some(transaction)
-    }
+async fn acknowledge(
+    stream: &mut dyn ChangeStream,
+    durable: &mut watch::Receiver<Position>,
+) -> Result<()> {
+    let position = durable.borrow_and_update().clone();
+    stream.acknowledge(&position).await
+}
+
+/// A source may deliver again what is durable already (its bookmark is behind ours); such a
+/// transaction is dropped here, so that nothing older than the floor reaches the target.
+fn unless_repeated(transaction: Transaction, resumed_from: Version) -> Option<Transaction> {
+    let repeated = transaction.version < resumed_from
+        || (transaction.version == resumed_from && !transaction.changes.is_empty());
+    (!repeated).then_some(transaction)
 }
 
 async fn reserve(

@@ -69,7 +69,8 @@ fn check_place(path: &Path) -> Finding {
     match written {
         Ok(()) => Finding {
             subject,
-            level: Level::Ok, code: None,
+            level: Level::Ok,
+            code: None,
             message: match exists {
                 true => format!("{} can be written", path.display()),
                 false => format!("{} will be created", path.display()),
@@ -78,7 +79,8 @@ fn check_place(path: &Path) -> Finding {
         },
         Err(error) => Finding {
             subject,
-            level: Level::Failure, code: None,
+            level: Level::Failure,
+            code: None,
             message: format!("{} cannot be written: {error}", path.display()),
             remedy: format!(
                 "chown \"$USER\" '{}' && chmod u+rwx '{}'",
@@ -113,7 +115,8 @@ fn check_extras(connection: &Connection, table: &TableSchema) -> Result<Vec<Find
         let drop = if kind == "trigger" { "TRIGGER" } else { "INDEX" };
         findings.push(Finding {
             subject: subject(table),
-            level: Level::Warning, code: None,
+            level: Level::Warning,
+            code: None,
             message: format!(
                 "{kind} {} on {} can refuse rows or change them",
                 identifier(&extra),
@@ -132,13 +135,25 @@ fn subject(table: &TableSchema) -> String {
 fn ready(table: &TableSchema) -> Finding {
     let name = identifier(&target_name(&table.name));
     let message = format!("{name} is there and its shape fits");
-    Finding { subject: subject(table), level: Level::Ok, code: None, message, remedy: String::new() }
+    Finding {
+        subject: subject(table),
+        level: Level::Ok,
+        code: None,
+        message,
+        remedy: String::new(),
+    }
 }
 
 fn created(table: &TableSchema) -> Finding {
     let name = identifier(&target_name(&table.name));
     let message = format!("{name} will be created");
-    Finding { subject: subject(table), level: Level::Ok, code: None, message, remedy: String::new() }
+    Finding {
+        subject: subject(table),
+        level: Level::Ok,
+        code: None,
+        message,
+        remedy: String::new(),
+    }
 }
 
 fn problem(problem: Problem) -> Finding {

@@ -315,7 +315,9 @@ impl Backfills {
             None => Ok(()),
             // The log has been passing over the table; it is taken up again by a new session,
             // which looks at its shape afresh.
-            Some(table) => Err(Error::transient(Code::Resumed, format!("table {table} is taken up again"))),
+            Some(table) => {
+                Err(Error::transient(Code::Resumed, format!("table {table} is taken up again")))
+            }
         }
     }
 
@@ -372,7 +374,10 @@ pub(crate) fn ended() -> Error {
 fn unknown_table(name: &str, all: &[TableName]) -> Error {
     let known: Vec<String> = all.iter().map(ToString::to_string).collect();
     let known = known.join(", ");
-    Error::stop(Code::Configuration, format!("no replicated table is called {name}; there are: {known}"))
+    Error::stop(
+        Code::Configuration,
+        format!("no replicated table is called {name}; there are: {known}"),
+    )
 }
 
 fn lock(group: &Mutex<Group>) -> MutexGuard<'_, Group> {

@@ -234,7 +234,11 @@ impl Worker {
         if let Some(reply) = &self.reply {
             let rows_estimated = self.rows_estimated;
             // Whoever asked may have gone or be slow; progress is not worth waiting for.
-            let _ = reply.try_send(Reply::Progress { table: table.to_string(), rows: ledger.rows, rows_estimated });
+            let _ = reply.try_send(Reply::Progress {
+                table: table.to_string(),
+                rows: ledger.rows,
+                rows_estimated,
+            });
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use connectors::error::{Error, Result};
+use connectors::error::{Code, Error, Result};
 use connectors::schema::{TablePatterns, TableSchema};
 use connectors::{Finding, Level, Source, Target};
 use serde::Serialize;
@@ -99,6 +99,7 @@ impl Findings {
         let finding = Finding {
             subject: subject.into(),
             level: Level::Failure,
+            code: Some(error.code),
             message: error.to_string(),
             remedy: String::new(),
         };
@@ -228,7 +229,13 @@ fn nearest_existing(dir: &Path) -> PathBuf {
 }
 
 fn ok(subject: &str, message: String) -> Finding {
-    Finding { subject: subject.into(), level: Level::Ok, code: None, message, remedy: String::new() }
+    Finding {
+        subject: subject.into(),
+        level: Level::Ok,
+        code: None,
+        message,
+        remedy: String::new(),
+    }
 }
 
 impl fmt::Display for Report {
