@@ -2,7 +2,8 @@
 //! The server's programs are found on the disk; it listens on a socket in a directory of its own
 //! and on no network.
 //!
-//! Surprise: PostgreSQL refuses to run as root, so root runs it as user `postgres`.
+//! Surprises: PostgreSQL refuses to run as root, so root runs it as user `postgres`; and a fresh
+//! cluster is a copy of a template beside the test's program, because `initdb` is slow.
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -43,18 +44,16 @@ impl Server {
     }
 
     fn start() -> Server {
-        let directory = TempDir::with_prefix("driftless-test-").unwrap();
+        // In memory where there is such a place: nothing of it has to last.
+        let memory = Path::new("/dev/shm");
+        let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let directory = TempDir::with_prefix_in("driftless-test-", base).unwrap();
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         if let Some((user, group)) = unprivileged() {
             chown(directory.path(), Some(user), Some(group)).unwrap();
         }
         let data = directory.path().join("data");
-        let made = program("initdb")
-            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
-            .arg(&data)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        make_cluster(&data);
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
         let process = program("postgres")
             .arg("-D")
@@ -138,6 +137,29 @@ impl Database {
     pub async fn client(&self) -> Client {
         connect::connect(&Config::parse(&self.url()).unwrap(), "test").await.unwrap()
     }
+}
+
+/// Makes a cluster, from the template if an earlier test has left one.
+fn make_cluster(data: &Path) {
+    let programs = std::env::current_exe().unwrap();
+    let template = programs.with_file_name("postgres-template");
+    if template.is_dir() {
+        return copy(&template, data);
+    }
+    let made = program("initdb")
+        .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
+        .arg(data)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    // Renamed when it is whole, so that no other test copies half of one. The first one wins.
+    let unfinished = TempDir::with_prefix_in("postgres-", template.parent().unwrap()).unwrap();
+    copy(data, &unfinished.path().join("data"));
+    let _ = std::fs::rename(unfinished.path().join("data"), template);
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
 }
 
 /// A program of the newest PostgreSQL on this machine, as a user that it accepts.

@@ -6,6 +6,7 @@ use super::support::*;
 use crate::change::TableStatus;
 use crate::error::{Code, Kind};
 use crate::postgres::target::target;
+use crate::postgres::testing::Server;
 use crate::schema::{Column, TableName, TableSchema};
 use crate::{Finding, Level, Prepared, Target};
 
@@ -79,6 +80,7 @@ const OURS: &str = "CREATE TABLE public.t (k bigint PRIMARY KEY, a text, b text,
 
 #[tokio::test]
 async fn a_table_that_is_not_ours_is_refused() {
+    let _server = Server::shared();
     let shape = Code::TargetShape;
     let plain = "CREATE TABLE public.t (k bigint PRIMARY KEY, a text, b text)";
     check_refused(false, plain, shape, &["_cdc_version", "DROP TABLE \"public\".\"t\""]).await;
@@ -91,6 +93,7 @@ async fn a_table_that_is_not_ours_is_refused() {
 
 #[tokio::test]
 async fn a_table_of_another_shape_is_refused_with_the_sql_that_mends_it() {
+    let _server = Server::shared();
     let check = async |change: &str, words: &[&str]| {
         check_refused(false, &format!("{OURS} {change}"), Code::TargetShape, words).await;
     };
@@ -109,6 +112,7 @@ async fn a_table_of_another_shape_is_refused_with_the_sql_that_mends_it() {
 
 #[tokio::test]
 async fn what_sees_writes_in_another_order_is_refused_with_the_sql_that_removes_it() {
+    let _server = Server::shared();
     let check = async |change: &str, words: &[&str]| {
         check_refused(false, &format!("{OURS} {change}"), Code::TargetShape, words).await;
     };
