@@ -141,8 +141,9 @@ impl Database {
 
 /// Makes a cluster, from the template if an earlier test has left one.
 fn make_cluster(data: &Path) {
-    let programs = std::env::current_exe().unwrap();
-    let template = programs.with_file_name("postgres-template");
+    let (major, _) = newest();
+    let test = std::env::current_exe().unwrap();
+    let template = test.with_file_name(format!("postgres-template-{major}"));
     if template.is_dir() {
         return copy(&template, data);
     }
@@ -165,13 +166,13 @@ fn copy(from: &Path, to: &Path) {
 /// A program of the newest PostgreSQL on this machine, as a user that it accepts.
 fn program(name: &str) -> Command {
     let mut command = match unprivileged() {
-        None => Command::new(directory_of_programs().join(name)),
+        None => Command::new(newest().1.join(name)),
         Some((user, group)) => {
             let mut command = Command::new("setpriv");
             command
                 .args([format!("--reuid={user}"), format!("--regid={group}")])
                 .args(["--clear-groups", "--"])
-                .arg(directory_of_programs().join(name));
+                .arg(newest().1.join(name));
             command
         }
     };
@@ -179,7 +180,8 @@ fn program(name: &str) -> Command {
     command
 }
 
-fn directory_of_programs() -> PathBuf {
+/// Major version and programs of the newest PostgreSQL that is installed.
+fn newest() -> (u32, PathBuf) {
     let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -191,8 +193,7 @@ fn directory_of_programs() -> PathBuf {
         .filter(|(_, programs)| programs.join("postgres").exists())
         .collect();
     found.sort();
-    let newest = found.pop();
-    newest.expect("PostgreSQL is missing; run `apt-get install postgresql`").1
+    found.pop().expect("PostgreSQL is missing; run `apt-get install postgresql`")
 }
 
 /// User and group `postgres`, if we are root.

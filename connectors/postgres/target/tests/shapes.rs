@@ -70,9 +70,7 @@ async fn check_refused(soft: bool, statements: &str, code: Code, words: &[&str])
     check_error(fixture.target.prepare(&usual()).await, of_table(&usual()), code, words);
     let findings = fixture.target.check(&[usual()]).await.unwrap();
     let finding = findings.iter().find(|finding| finding.subject == "target table public.t");
-    if code == Code::TargetShape {
-        assert_eq!(finding.unwrap().level, Level::Failure);
-    }
+    assert_eq!(finding.map(|finding| finding.level), Some(Level::Failure));
 }
 
 const OURS: &str = "CREATE TABLE public.t (k bigint PRIMARY KEY, a text, b text, \
@@ -164,6 +162,8 @@ async fn a_table_of_another_pipeline_is_refused() {
     other.claim(&claim_as("them")).await.unwrap();
     let refused = other.prepare(&usual()).await;
     check_error(refused, of_table(&usual()), Code::TableOwned, &["pipeline p"]);
+    let findings = other.check(&[usual()]).await.unwrap();
+    assert_eq!(findings.iter().filter(|finding| finding.level == Level::Failure).count(), 1);
 }
 
 #[tokio::test]
