@@ -20,7 +20,9 @@ use crate::schema::TableName;
 use crate::version::Version;
 
 /// A lock that somebody holds on a table must show as a retry, not as silence.
-pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '30s'";
+pub const BEGIN: &str = "\
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '30s'";
 
 /// What this session knows of the pipeline's tombstones, so that it need not ask.
 pub struct Tombstones {
