@@ -6,19 +6,20 @@ mod copy;
 mod lsn;
 mod pgoutput;
 pub mod quote;
+mod sql;
+mod target;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod transaction;
+mod types;
 mod walsender;
+
+pub(crate) use target::target;
 
 pub(crate) fn source(
     _u: &str,
     _o: crate::SourceOptions,
 ) -> crate::error::Result<crate::memory::MemorySource> {
-    std::process::abort()
-}
-pub(crate) async fn target(
-    _u: &str,
-    _o: crate::TargetOptions,
-) -> crate::error::Result<crate::memory::MemoryTarget> {
     std::process::abort()
 }
