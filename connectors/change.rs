@@ -192,6 +192,17 @@ impl Key {
         })
     }
 
+    /// A name for the key that may be shown: 16 hexadecimal digits, the same in every release.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        // FNV-1a, 64 bits.
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+        for byte in &self.0 {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        format!("{hash:016x}")
+    }
+
     /// Bytes held.
     #[must_use]
     pub fn size(&self) -> usize {

@@ -191,8 +191,9 @@ async fn tables_ready(
         let role = quote::identifier(&facts.role);
         if hidden.contains(&table.id) {
             let schema = quote::identifier(&table.name.schema);
-            let grant =
-                format!("GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT ON {name} TO {role};");
+            let grant = format!(
+                "GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT ON {name} TO {role};"
+            );
             return failure(&subject, "our role may not read it", &grant);
         }
         match table.schema() {
@@ -264,10 +265,5 @@ fn failure(subject: &str, message: &str, remedy: &str) -> Finding {
 }
 
 fn finding(level: Level, subject: &str, message: &str, remedy: &str) -> Finding {
-    Finding {
-        subject: subject.into(),
-        level,
-        message: message.into(),
-        remedy: remedy.into(),
-    }
+    Finding { subject: subject.into(), level, message: message.into(), remedy: remedy.into() }
 }

@@ -58,7 +58,6 @@ pub struct Reader {
 /// The transaction of a chunk: its snapshot is taken, its table locked and looked at.
 struct Opened {
     client: Client,
-    before: Before,
     snapshot: Snapshot,
     read_at: Timestamp,
     partitioned: bool,
@@ -90,7 +89,7 @@ impl Reader {
         loop {
             // The log's place first, the snapshot after it: never the other way round.
             if let Some(before) = self.commits.before_snapshot() {
-                let opened = self.begin(table, before).await?;
+                let opened = self.begin(table).await?;
                 if let Some(answer) = enough(&self.commits, before, &opened.snapshot) {
                     return Ok((opened, answer));
                 }
@@ -108,7 +107,7 @@ impl Reader {
         }
     }
 
-    async fn begin(&mut self, table: &TableSchema, before: Before) -> Result<Opened> {
+    async fn begin(&mut self, table: &TableSchema) -> Result<Opened> {
         let client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             None => connect::connect(&self.config, &self.application).await?,
@@ -129,7 +128,7 @@ impl Reader {
             }
         };
         let partitioned = now.partitioned;
-        Ok(Opened { client, before, snapshot, read_at, partitioned, operators })
+        Ok(Opened { client, snapshot, read_at, partitioned, operators })
     }
 
     async fn finish(&mut self, client: Client) -> Result<()> {
@@ -221,7 +220,7 @@ impl RowReader for Reader {
             return Ok(false);
         }
         // Any snapshot will do, so there is nothing to wait for.
-        let opened = self.begin(table, Before::default()).await?;
+        let opened = self.begin(table).await?;
         let text = sql::any_value(&opened.rows(table), columns);
         let answer = opened.client.simple_query(&text).await;
         let answer = answer.map_err(|error| table_error(&table.name, &error))?;

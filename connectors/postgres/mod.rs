@@ -1,6 +1,7 @@
 //! PostgreSQL, as source and as target.
 
 mod catalog;
+mod check;
 mod chunk;
 pub mod config;
 pub mod connect;
@@ -8,9 +9,19 @@ mod copy;
 mod lsn;
 mod pgoutput;
 pub mod quote;
+mod source;
 mod source_sql;
+mod sql;
 mod stream;
+mod subscribe;
+mod target;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod transaction;
+mod types;
 mod visibility;
 mod walsender;
+
+pub use source::{PostgresSource, source};
+pub(crate) use target::target;

@@ -30,18 +30,27 @@ pub struct PostgresSource {
     commits: Arc<CommitLog>,
 }
 
-impl PostgresSource {
-    /// A source; nothing is connected yet.
-    #[must_use]
-    pub fn new(config: Config, options: &SourceOptions) -> PostgresSource {
-        PostgresSource {
-            config: Arc::new(config),
-            slot: format!("driftless_{}", options.pipeline),
-            part_bytes: options.part_bytes,
-            commits: Arc::default(),
-        }
+/// A source; nothing is connected yet.
+///
+/// # Errors
+/// `configuration`, for a URL that cannot be read or a pipeline name that no slot can have.
+pub fn source(url: &str, options: &SourceOptions) -> Result<PostgresSource> {
+    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+    if options.pipeline.is_empty() || !options.pipeline.bytes().all(allowed) {
+        return Err(Error::stop(
+            Code::Configuration,
+            format!("pipeline name {:?} has other characters than a-z, 0-9, _", options.pipeline),
+        ));
     }
+    Ok(PostgresSource {
+        config: Arc::new(Config::parse(url)?),
+        slot: format!("driftless_{}", options.pipeline),
+        part_bytes: options.part_bytes,
+        commits: Arc::default(),
+    })
+}
 
+impl PostgresSource {
     async fn session(&self) -> Result<Client> {
         connect::connect(&self.config, &stream::application(&self.slot)).await
     }
@@ -177,3 +186,6 @@ async fn flushed(client: &Client) -> Result<Lsn> {
         .get::<_, String>(0)
         .parse()
 }
+
+#[cfg(test)]
+mod tests;

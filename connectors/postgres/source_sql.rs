@@ -278,8 +278,7 @@ FROM pg_prepared_xacts ORDER BY 2 DESC LIMIT 10";
 pub const FLUSHED: &str = "SELECT pg_current_wal_flush_lsn()::text";
 
 /// Writes the marker.
-pub const MARK: &str =
-    "SELECT pg_logical_emit_message(true, 'driftless', '')::text";
+pub const MARK: &str = "SELECT pg_logical_emit_message(true, 'driftless', '')::text";
 
 /// About how many rows the table `$1` has, with its partitions; never analysed counts as none.
 pub const ESTIMATE: &str = "\

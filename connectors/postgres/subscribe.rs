@@ -18,8 +18,7 @@ use super::{connect, quote};
 use crate::error::{Code, Error, Result};
 use crate::schema::TableName;
 
-const RESYNC: &str =
-    "to accept the gap and copy everything again run `driftless run --resync`";
+const RESYNC: &str = "to accept the gap and copy everything again run `driftless run --resync`";
 /// How long creating a slot waits for other transactions before it says whom it waits for.
 const SLOT_TRY: &str = "2s";
 const EVICT_WAIT: Duration = Duration::from_secs(10);
@@ -113,8 +112,8 @@ pub async fn create_slot(client: &Client, name: &str) -> Result<Lsn> {
         drop_slot(client, name, &slot).await?;
     }
     let set = |value: &str| format!("SET lock_timeout = '{value}'");
-    let failed = |error: tokio_postgres::Error| connect::error("create the slot", &error);
-    client.batch_execute(&set(SLOT_TRY)).await.map_err(failed)?;
+    let failed = |error: &tokio_postgres::Error| connect::error("create the slot", error);
+    client.batch_execute(&set(SLOT_TRY)).await.map_err(|error| failed(&error))?;
     let lsn = loop {
         match client.query_one(sql::CREATE_SLOT, &[&name]).await {
             Ok(row) => break row.get::<_, String>(0).parse()?,
@@ -122,10 +121,10 @@ pub async fn create_slot(client: &Client, name: &str) -> Result<Lsn> {
                 let waits_for = writers(client).await?.join(", ");
                 tracing::warn!(slot = name, waits_for, "slot waits for older transactions to end");
             }
-            Err(error) => return Err(with_slot_remedy(failed(error), &error)),
+            Err(error) => return Err(with_slot_remedy(failed(&error), &error)),
         }
     };
-    client.batch_execute(&set("0")).await.map_err(failed)?;
+    client.batch_execute(&set("0")).await.map_err(|error| failed(&error))?;
     Ok(lsn)
 }
 
@@ -359,8 +358,9 @@ impl Publication {
             Err(Error::stop(Code::Publication, message))
         };
         if !self.all_operations {
-            let remedy =
-                format!("ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate')");
+            let remedy = format!(
+                "ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate')"
+            );
             return stop("leaves out operations".into(), remedy);
         }
         if !self.via_root && tables.iter().any(|table| table.partitioned) {
@@ -419,7 +419,12 @@ mod tests {
     }
 
     fn check(there: (LogIdentity, u64), slot: Option<Slot>, expected: Option<Code>) {
-        let ours = Bookmark { identity: identity("7", 1), publication: 5, lsn: Lsn(0x100), log: Lsn(0xf0) };
+        let ours = Bookmark {
+            identity: identity("7", 1),
+            publication: 5,
+            lsn: Lsn(0x100),
+            log: Lsn(0xf0),
+        };
         let proof = prove("driftless_x", &ours, (&there.0, Lsn(there.1)), slot.as_ref());
         let error = proof.err();
         assert_eq!(error.as_ref().map(|error| error.code), expected, "{slot:?}");
@@ -449,7 +454,8 @@ mod tests {
 
     #[test]
     fn a_publication_made_again_has_a_gap() {
-        let ours = Bookmark { identity: identity("7", 1), publication: 1, lsn: Lsn(2), log: Lsn(1) };
+        let ours =
+            Bookmark { identity: identity("7", 1), publication: 1, lsn: Lsn(2), log: Lsn(1) };
         let same = publication_of(Vec::new());
         assert_eq!(prove_publication("p", &ours, Some(&same)), Ok(()));
         for other in [None, Some(&Publication { id: 2, ..same })] {

@@ -75,7 +75,7 @@ struct Commits {
 }
 
 /// Where the log was before a snapshot was taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Before {
     stream: u64,
     decoded: Lsn,

@@ -1,0 +1,218 @@
+//! Which types the columns of a target table have, and the text of what we write beside them.
+//! Pure. Used by `sql.rs` for DDL and by `target/shape.rs` to compare with what is there.
+//! Surprise: names are spelled as `format_type` spells them, because that is what they are
+//! compared with.
+
+use crate::change::Timestamp;
+use crate::schema::{Column, ColumnType, Engine, TableSchema};
+use crate::version::Version;
+
+/// The type of a column in the target, as `format_type` writes it.
+#[must_use]
+pub fn target_type(engine: Engine, column: &Column, is_key: bool) -> &str {
+    match (engine, &column.native) {
+        (Engine::Postgres, Some(native)) if is_builtin_spelling(native) => native,
+        _ => mapped(column.column_type, is_key),
+    }
+}
+
+/// The type for a column whose source has no type of ours.
+fn mapped(column_type: ColumnType, is_key: bool) -> &'static str {
+    match column_type {
+        ColumnType::Bool => "boolean",
+        ColumnType::Int16 => "smallint",
+        ColumnType::Int32 => "integer",
+        ColumnType::Int64 => "bigint",
+        ColumnType::Float32 => "real",
+        ColumnType::Float64 => "double precision",
+        ColumnType::Numeric => "numeric",
+        ColumnType::Bytes => "bytea",
+        ColumnType::Date => "date",
+        ColumnType::Time => "time without time zone",
+        ColumnType::Timestamp => "timestamp without time zone",
+        ColumnType::TimestampTz => "timestamp with time zone",
+        ColumnType::Uuid => "uuid",
+        // `json` has no equality, so it cannot be a key; unlike `jsonb` it keeps the exact text.
+        ColumnType::Json if !is_key => "json",
+        ColumnType::Json | ColumnType::Text | ColumnType::Other => "text",
+    }
+}
+
+/// Whether this is a type name that can stand in DDL: words, one modifier of numbers, more words,
+/// and array brackets. The name comes from another server, so it is not pasted unread.
+fn is_builtin_spelling(native: &str) -> bool {
+    let name = native.trim_end_matches("[]");
+    if name == "\"char\"" {
+        return true;
+    }
+    let (head, modifier, tail) = match name.split_once('(') {
+        None => (name, "0", ""),
+        Some((head, rest)) => match rest.split_once(')') {
+            None => return false,
+            Some((modifier, tail)) => (head, modifier, tail),
+        },
+    };
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == ' ';
+    let number = |c: char| c.is_ascii_digit() || c == ',' || c == '-';
+    head.starts_with(|c: char| c.is_ascii_lowercase())
+        && head.chars().all(word)
+        && !modifier.is_empty()
+        && modifier.chars().all(number)
+        && tail.chars().all(word)
+}
+
+/// Whether values of this type are ordered by a collation.
+#[must_use]
+pub fn is_collatable(type_name: &str) -> bool {
+    let name = type_name.trim_end_matches("[]");
+    name == "text"
+        || name == "bpchar"
+        || name.starts_with("character varying")
+        || (name.starts_with("character") && !name.starts_with("character set"))
+}
+
+/// Whether two keys can be equal in SQL although their texts differ, as `1.0` and `1.00` are.
+#[must_use]
+pub fn has_loose_key(table: &TableSchema) -> bool {
+    table.key_columns().any(|column| match column.column_type {
+        ColumnType::Bool
+        | ColumnType::Int16
+        | ColumnType::Int32
+        | ColumnType::Int64
+        | ColumnType::Bytes
+        | ColumnType::Date
+        | ColumnType::Time
+        | ColumnType::Timestamp
+        | ColumnType::TimestampTz
+        | ColumnType::Uuid => false,
+        ColumnType::Text => column.native.as_deref().is_some_and(|native| {
+            native == "bpchar" || native.starts_with("character(") || native == "character"
+        }),
+        ColumnType::Float32
+        | ColumnType::Float64
+        | ColumnType::Numeric
+        | ColumnType::Json
+        | ColumnType::Other => true,
+    })
+}
+
+/// Appends bytes as hexadecimal digits.
+pub fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.reserve(bytes.len() * 2);
+    for byte in bytes {
+        out.push(DIGITS[usize::from(byte >> 4)]);
+        out.push(DIGITS[usize::from(byte & 15)]);
+    }
+}
+
+/// Reads what `push_hex` writes; `None` for anything else.
+#[must_use]
+pub fn parse_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    let digit = |d: u8| char::from(d).to_digit(16).map(|d| d as u8);
+    if digits.len() % 2 == 1 {
+        return None;
+    }
+    digits.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+}
+
+/// A version out of what PostgreSQL prints for a `bytea`.
+#[must_use]
+pub fn parse_version(text: &str) -> Option<Version> {
+    Version::from_bytes(&parse_hex(text.strip_prefix("\\x")?)?)
+}
+
+/// Appends an instant as PostgreSQL reads it, in UTC.
+pub fn push_timestamp(out: &mut Vec<u8>, timestamp: Timestamp) {
+    const DAY_US: i64 = 86_400_000_000;
+    let (day, time_us) = (timestamp.0.div_euclid(DAY_US), timestamp.0.rem_euclid(DAY_US));
+    let (year, month, day) = civil_from_days(day);
+    let (seconds, micros) = (time_us / 1_000_000, time_us % 1_000_000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    // The year before 1 is 1 BC.
+    let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
+    let text = format!(
+        "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06}+00{era}"
+    );
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar. Counts in
+/// eras of 400 years that begin on 1 March, so that the leap day is a year's last.
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_type(native: Option<&str>, column_type: ColumnType, expected: &str) {
+        let native = native.map(str::to_owned);
+        let column = Column { name: "c".into(), column_type, native, id: 1 };
+        assert_eq!(target_type(Engine::Postgres, &column, false), expected);
+    }
+
+    #[test]
+    fn a_type_that_every_server_knows_is_kept() {
+        for native in [
+            "numeric(10,2)",
+            "numeric(3,-2)",
+            "timestamp(3) without time zone",
+            "interval day to second(3)",
+            "character varying(10)[]",
+            "\"char\"",
+            "int4range",
+        ] {
+            check_type(Some(native), ColumnType::Other, native);
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_no_type_is_not_pasted_into_ddl() {
+        for native in ["text, x int", "text; drop table t", "text)", "a'b", "", "int(", "n()"] {
+            check_type(Some(native), ColumnType::Other, "text");
+        }
+    }
+
+    #[test]
+    fn a_type_that_users_made_becomes_text() {
+        check_type(None, ColumnType::Other, "text");
+        check_type(None, ColumnType::TimestampTz, "timestamp with time zone");
+    }
+
+    fn check_timestamp(micros: i64, expected: &str) {
+        let mut text = Vec::new();
+        push_timestamp(&mut text, Timestamp(micros));
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn instants_are_written_to_the_microsecond() {
+        check_timestamp(0, "1970-01-01 00:00:00.000000+00");
+        check_timestamp(-1, "1969-12-31 23:59:59.999999+00");
+        check_timestamp(951_782_400_000_001, "2000-02-29 00:00:00.000001+00");
+        check_timestamp(-62_135_596_800_000_001, "0001-12-31 23:59:59.999999+00 BC");
+    }
+
+    #[test]
+    fn hexadecimal_digits_read_back() {
+        let mut text = Vec::new();
+        push_hex(&mut text, &[0, 0x5c, 0xff]);
+        assert_eq!(parse_hex("005cff"), Some(vec![0, 0x5c, 0xff]));
+        assert_eq!(text, b"005cff");
+        assert_eq!(parse_hex("0g"), None);
+        assert_eq!(parse_hex("0"), None);
+    }
+}
