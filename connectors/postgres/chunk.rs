@@ -6,7 +6,8 @@
 //! which I read" proves nothing. Instead, with `D` the last commit decoded before the snapshot
 //! `S` was taken:
 //!
-//! 1. After the stream was opened, `X` = the next transaction id. Only snapshots with
+//! 1. After the stream was opened, `X` = a fresh transaction id (not the `xmax` of a snapshot,
+//!    which a commit that is logged and not yet visible may reach). Only snapshots with
 //!    `xmin >= X` are used: they see everything that committed before the stream's beginning.
 //! 2. Among the commits decoded by this stream, find the first (in the order of the log) that
 //!    `S` does not see, at `u`. Then `low = min(D, u - 1)`.
@@ -29,10 +30,11 @@ use futures_util::{StreamExt, pin_mut};
 use tokio::time::Instant;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::catalog::{self, CatalogTable};
+use super::catalog::{self, CatalogColumn, CatalogTable};
 use super::config::Config;
 use super::copy::decode_line;
-use super::source_sql::{self as sql, KeyOperators, Rows};
+use super::quote::identifier;
+use super::source_sql::{self as sql, KeyColumn, Rows};
 use super::visibility::{Before, CommitLog, Snapshot};
 use super::{connect, lsn::Lsn};
 use crate::change::{Chunk, Key, Row, Timestamp};
@@ -52,7 +54,7 @@ pub struct Reader {
     commits: Arc<CommitLog>,
     /// Taken while a transaction runs, so that a dropped future leaves none open.
     client: Option<Client>,
-    operators: HashMap<u32, Arc<KeyOperators>>,
+    keys: HashMap<u32, Arc<[KeyColumn]>>,
 }
 
 /// The transaction of a chunk: its snapshot is taken, its table locked and looked at.
@@ -61,7 +63,7 @@ struct Opened {
     snapshot: Snapshot,
     read_at: Timestamp,
     partitioned: bool,
-    operators: Arc<KeyOperators>,
+    key: Arc<[KeyColumn]>,
 }
 
 impl Reader {
@@ -75,7 +77,7 @@ impl Reader {
         commits: Arc<CommitLog>,
     ) -> Result<Reader> {
         let client = Some(connect::connect(&config, &application).await?);
-        Ok(Reader { config, application, commits, client, operators: HashMap::new() })
+        Ok(Reader { config, application, commits, client, keys: HashMap::new() })
     }
 
     /// Takes snapshots until one is good enough, and returns what was asked of it.
@@ -119,16 +121,16 @@ impl Reader {
         let read_at = Timestamp(row.get(1));
         let now = catalog::by_ids(&client, &[table.id]).await?.pop();
         let now = unchanged(table, now)?;
-        let operators = match self.operators.get(&table.id) {
-            Some(operators) => operators.clone(),
+        let key = match self.keys.get(&table.id) {
+            Some(key) => key.clone(),
             None => {
-                let operators = Arc::new(key_operators(&client, &now, table).await?);
-                self.operators.insert(table.id, operators.clone());
-                operators
+                let key: Arc<[KeyColumn]> = key_columns(&client, &now, table).await?.into();
+                self.keys.insert(table.id, key.clone());
+                key
             }
         };
         let partitioned = now.partitioned;
-        Ok(Opened { client, snapshot, read_at, partitioned, operators })
+        Ok(Opened { client, snapshot, read_at, partitioned, key })
     }
 
     async fn finish(&mut self, client: Client) -> Result<()> {
@@ -159,7 +161,7 @@ impl Reader {
 
 impl Opened {
     fn rows<'a>(&'a self, table: &'a TableSchema) -> Rows<'a> {
-        Rows { table, partitioned: self.partitioned, operators: &self.operators }
+        Rows { table, partitioned: self.partitioned, key: &self.key }
     }
 }
 
@@ -264,30 +266,36 @@ fn unchanged(table: &TableSchema, now: Option<CatalogTable>) -> Result<CatalogTa
     Ok(now)
 }
 
-async fn key_operators(
+async fn key_columns(
     client: &Client,
     now: &CatalogTable,
     table: &TableSchema,
-) -> Result<KeyOperators> {
-    let type_of = |id: u32| {
-        let column = now.columns.iter().find(|column| column.column.id == id);
-        column.map_or(0, |column| column.base_type_id)
+) -> Result<Vec<KeyColumn>> {
+    let of_key = |column: &&CatalogColumn| table.key_columns().any(|key| *key == column.column);
+    let types: Vec<u32> = now.columns.iter().filter(of_key).map(|c| c.base_type_id).collect();
+    let rows = client.query(sql::KEY_TYPES, &[&types]).await;
+    let rows = rows.map_err(|error| connect::error("read the types of a key", &error))?;
+    let column = |key: &crate::schema::Column| {
+        let column = now.columns.iter().find(|column| column.column == *key)?;
+        let of_type = rows.iter().find(|row| row.get::<_, u32>(0) == column.base_type_id)?;
+        let operator = |place, general: &str| {
+            of_type.get::<_, Option<String>>(place).unwrap_or_else(|| general.to_owned())
+        };
+        let name = identifier(&key.name);
+        Some(KeyColumn {
+            expression: match column.type_id == column.base_type_id {
+                true => name,
+                false => format!("{name}::{}", of_type.get::<_, String>(1)),
+            },
+            greater: operator(2, sql::GREATER),
+            equal: operator(3, sql::EQUAL),
+        })
     };
-    let types: Vec<u32> = table.key_columns().map(|column| type_of(column.id)).collect();
-    let rows = client.query(sql::KEY_OPERATORS, &[&types]).await;
-    let rows = rows.map_err(|error| connect::error("read the operators of a key", &error))?;
-    let mut own: HashMap<(u32, i32), String> = HashMap::new();
-    for row in &rows {
-        let operator: String = row.get(2);
-        // The search path finds those of the system by their bare names.
-        if !operator.starts_with("OPERATOR(pg_catalog.") {
-            own.insert((row.get(0), row.get(1)), operator);
-        }
-    }
-    let pick = |id, strategy, general: &str| {
-        own.get(&(id, strategy)).cloned().unwrap_or_else(|| general.to_owned())
-    };
-    Ok(types.iter().map(|&id| (pick(id, 5, sql::GREATER), pick(id, 3, sql::EQUAL))).collect())
+    let key: Option<Vec<KeyColumn>> = table.key_columns().map(column).collect();
+    key.ok_or_else(|| {
+        let message = format!("the key of table {} changed while it was looked at", table.name);
+        Error::table(&table.name, Code::SchemaChange, message)
+    })
 }
 
 /// Runs a COPY and reads its lines.

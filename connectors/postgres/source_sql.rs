@@ -49,18 +49,30 @@ FROM pg_index i
 WHERE i.indrelid = ANY ($1) AND (i.indisprimary OR i.indisreplident)
   AND i.indisvalid AND i.indimmediate AND i.indisunique";
 
-/// For each type of `$1` the operators `>` and `=` of its own order, as SQL; a type without a
-/// row has the general ones. Only types of extensions have operators elsewhere.
-pub const KEY_OPERATORS: &str = "\
-SELECT o.opcintype, a.amopstrategy::int4,
-       format('OPERATOR(%I.%s)', n.nspname, p.oprname)
-FROM pg_opclass o
-JOIN pg_amop a ON a.amopfamily = o.opcfamily
-  AND a.amoplefttype = o.opcintype AND a.amoprighttype = o.opcintype
-JOIN pg_operator p ON p.oid = a.amopopr
-JOIN pg_namespace n ON n.oid = p.oprnamespace
-WHERE o.opcmethod = 403 AND o.opcdefault AND a.amopstrategy IN (3, 5)
-  AND o.opcintype = ANY ($1)";
+/// For each type of `$1` its name, and the operators `>` and `=` of its own order where it has
+/// one; enums, arrays and ranges have the general ones. Only those of extensions are elsewhere
+/// than in `pg_catalog`.
+pub const KEY_TYPES: &str = "\
+WITH own AS (
+  SELECT o.opcintype, a.amopstrategy,
+         CASE WHEN n.nspname <> 'pg_catalog' THEN format('OPERATOR(%I.%s)', n.nspname, p.oprname)
+         END AS operator
+  FROM pg_opclass o
+  JOIN pg_amop a ON a.amopfamily = o.opcfamily
+    AND a.amoplefttype = o.opcintype AND a.amoprighttype = o.opcintype
+  JOIN pg_operator p ON p.oid = a.amopopr
+  JOIN pg_namespace n ON n.oid = p.oprnamespace
+  WHERE o.opcmethod = 403 AND o.opcdefault
+)
+SELECT t.oid, format('%I.%I', n.nspname, t.typname),
+       (SELECT operator FROM own WHERE opcintype = t.oid AND amopstrategy = 5),
+       (SELECT operator FROM own WHERE opcintype = t.oid AND amopstrategy = 3)
+FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+WHERE t.oid = ANY ($1)";
+
+/// A transaction id above all that were given out before. `pg_snapshot_xmax` is not: it is only
+/// above those that have ended, and a commit that is logged but not yet visible has not.
+pub const NEXT_XID: &str = "SELECT pg_current_xact_id()::text";
 
 /// The snapshot of this transaction and the time of this statement in microseconds.
 pub const SNAPSHOT: &str = "\
@@ -78,8 +90,16 @@ pub fn begin_chunk(name: &TableName) -> String {
     )
 }
 
-/// How the columns of a key are compared: `>` and `=` of each.
-pub type KeyOperators = Vec<(String, String)>;
+/// How a column of a key is compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyColumn {
+    /// The column as an expression of a type that has operators; domains have none.
+    pub expression: String,
+    /// Its operator `>`.
+    pub greater: String,
+    /// Its operator `=`.
+    pub equal: String,
+}
 
 /// Which rows are copied.
 pub struct Rows<'a> {
@@ -87,8 +107,8 @@ pub struct Rows<'a> {
     pub table: &'a TableSchema,
     /// Whether it has partitions; otherwise its children do not belong to it.
     pub partitioned: bool,
-    /// The operators of its key columns.
-    pub operators: &'a KeyOperators,
+    /// Its key columns.
+    pub key: &'a [KeyColumn],
 }
 
 impl Rows<'_> {
@@ -108,7 +128,7 @@ impl Rows<'_> {
 
     /// Copies the rows of these keys.
     pub fn copy_keys(&self, keys: &[Key]) -> String {
-        let one = |key: &Key| format!("({})", self.equal(key, self.operators.len()));
+        let one = |key: &Key| format!("({})", self.equal(key, self.key.len()));
         let keys: Vec<String> = keys.iter().map(one).collect();
         self.copy(&format!(" WHERE {}", keys.join(" OR ")))
     }
@@ -121,31 +141,28 @@ impl Rows<'_> {
 
     /// `(a, b) > ('x', 'y')`, in words that an index understands.
     fn after(&self, key: &Key) -> String {
-        if self.operators.iter().all(|(greater, _)| greater == GREATER) {
-            let columns = identifiers(self.table.key_columns().map(|c| c.name.as_str()));
+        if self.key.iter().all(|column| column.greater == GREATER) {
+            let columns: Vec<&str> = self.key.iter().map(|c| c.expression.as_str()).collect();
             let values: Vec<String> = key.values().map(value).collect();
-            return format!("({columns}) > ({})", values.join(", "));
+            return format!("({}) > ({})", columns.join(", "), values.join(", "));
         }
-        let column = |(place, (column, value_of)): (usize, (_, &[u8]))| {
-            let column: &crate::schema::Column = column;
-            let greater = &self.operators[place].0;
-            let last = format!("{} {greater} {}", identifier(&column.name), value(value_of));
+        let column = |(place, (column, bytes)): (usize, (&KeyColumn, &[u8]))| {
+            let last = format!("{} {} {}", column.expression, column.greater, value(bytes));
             match place {
                 0 => format!("({last})"),
                 _ => format!("({} AND {last})", self.equal(key, place)),
             }
         };
-        let columns = self.table.key_columns().zip(key.values()).enumerate().map(column);
+        let columns = self.key.iter().zip(key.values()).enumerate().map(column);
         format!("({})", columns.collect::<Vec<_>>().join(" OR "))
     }
 
     /// The first `count` columns of the key are these.
     fn equal(&self, key: &Key, count: usize) -> String {
-        let columns = self.table.key_columns().zip(key.values()).zip(self.operators).take(count);
-        let one =
-            |((column, bytes), (_, equal)): ((&crate::schema::Column, &[u8]), &(_, String))| {
-                format!("{} {equal} {}", identifier(&column.name), value(bytes))
-            };
+        let columns = self.key.iter().zip(key.values()).take(count);
+        let one = |(column, bytes): (&KeyColumn, &[u8])| {
+            format!("{} {} {}", column.expression, column.equal, value(bytes))
+        };
         columns.map(one).collect::<Vec<_>>().join(" AND ")
     }
 }
@@ -319,18 +336,22 @@ mod tests {
         })
     }
 
-    fn rows<'a>(table: &'a TableSchema, operators: &'a KeyOperators) -> Rows<'a> {
-        Rows { table, partitioned: false, operators }
+    fn key(operators: [(&str, &str); 2]) -> Vec<KeyColumn> {
+        let column = |(expression, (greater, equal)): (&str, (&str, &str))| KeyColumn {
+            expression: expression.into(),
+            greater: greater.into(),
+            equal: equal.into(),
+        };
+        ["\"c\"", "\"a\"\"b\""].into_iter().zip(operators).map(column).collect()
     }
 
     #[test]
     fn a_range_is_read_in_the_order_of_the_key() {
-        let schema = schema();
-        let operators = vec![(">".into(), "=".into()); 2];
-        let key = Key::from_values([b"it's".as_slice(), b"2"]);
-        let sql = rows(&schema, &operators).copy_range(Some(&key), Some("v > 0 -- x"), 3);
+        let (table, key) = (&schema(), &key([(">", "="); 2]));
+        let after = Key::from_values([b"it's".as_slice(), b"2"]);
+        let rows = Rows { table, partitioned: false, key };
         assert_eq!(
-            sql,
+            rows.copy_range(Some(&after), Some("v > 0 -- x"), 3),
             "COPY (SELECT \"v\", \"a\"\"b\", \"c\" FROM ONLY \"s\".\"t\" WHERE \
              (\"c\", \"a\"\"b\") > ('it''s', '2') AND (v > 0 -- x\n) \
              ORDER BY \"c\", \"a\"\"b\" LIMIT 3) TO STDOUT"
@@ -339,15 +360,14 @@ mod tests {
 
     #[test]
     fn a_key_with_an_order_of_its_own_is_compared_by_its_own_operators() {
-        let schema = schema();
-        let operators =
-            vec![("OPERATOR(x.>)".into(), "OPERATOR(x.=)".into()), (">".into(), "=".into())];
-        let key = Key::from_values([b"1".as_slice(), b"2"]);
-        let sql = rows(&schema, &operators).copy_range(Some(&key), None, 1);
-        let after = "WHERE ((\"c\" OPERATOR(x.>) '1') OR \
-                     (\"c\" OPERATOR(x.=) '1' AND \"a\"\"b\" > '2')) ORDER";
-        assert!(sql.contains(after), "{sql}");
-        let sql = rows(&schema, &operators).copy_keys(&[key.clone(), key]);
+        let (table, key) = (&schema(), &key([("OPERATOR(x.>)", "OPERATOR(x.=)"), (">", "=")]));
+        let rows = Rows { table, partitioned: true, key };
+        let after = Key::from_values([b"1".as_slice(), b"2"]);
+        let sql = rows.copy_range(Some(&after), None, 1);
+        let condition = "FROM \"s\".\"t\" WHERE ((\"c\" OPERATOR(x.>) '1') OR \
+                         (\"c\" OPERATOR(x.=) '1' AND \"a\"\"b\" > '2')) ORDER";
+        assert!(sql.contains(condition), "{sql}");
+        let sql = rows.copy_keys(&[after.clone(), after]);
         let one = "(\"c\" OPERATOR(x.=) '1' AND \"a\"\"b\" = '2')";
         assert!(sql.contains(&format!("WHERE {one} OR {one})")), "{sql}");
     }

@@ -91,7 +91,7 @@ impl Stream {
         }
         start(&mut walsender, &opening).await?;
         let client = connect::connect(opening.config, &application(opening.slot)).await?;
-        opening.commits.opened(snapshot(&client).await?.xmax);
+        opening.commits.opened(next_xid(&client).await?);
         let from = opening.from;
         let now = Instant::now();
         Ok(Stream {
@@ -314,6 +314,13 @@ async fn start(walsender: &mut Walsender<Box<dyn Socket>>, opening: &Opening<'_>
 async fn snapshot(client: &Client) -> Result<Snapshot> {
     let row = client.query_one(sql::SNAPSHOT_NOW, &[]).await;
     Snapshot::parse(row.map_err(|error| connect::error("read the snapshot", &error))?.get(0))
+}
+
+async fn next_xid(client: &Client) -> Result<u64> {
+    let row = client.query_one(sql::NEXT_XID, &[]).await;
+    let row = row.map_err(|error| connect::error("read the next transaction id", &error))?;
+    let number = |_| Error::stop(Code::Protocol, "the source's transaction id is no number");
+    row.get::<_, &str>(0).parse().map_err(number)
 }
 
 fn now() -> Timestamp {

@@ -95,8 +95,8 @@ impl CommitLog {
             Commits { stream, epoch, decoded: after, prune_at: COMMITS_MAX, ..Commits::default() };
     }
 
-    /// The stream is open, and `barrier` was read after that: the id that the next transaction
-    /// would have got.
+    /// The stream is open, and `barrier` was got after that: a transaction id above all that had
+    /// been given out.
     pub fn opened(&self, barrier: u64) {
         self.lock().barrier = Some(barrier);
     }

@@ -2,7 +2,6 @@
 
 mod chunks;
 mod gaps;
-mod tls;
 
 use std::sync::Arc;
 

@@ -334,7 +334,7 @@ async fn s62_row_security_is_an_error_and_never_a_filtered_copy() {
         .run(&format!(
             "CREATE ROLE {role} LOGIN REPLICATION; GRANT SELECT ON t TO {role}; \
              ALTER TABLE t ENABLE ROW LEVEL SECURITY; \
-             CREATE POLICY some ON t FOR SELECT USING (owner = 'a')"
+             CREATE POLICY own ON t FOR SELECT USING (owner = 'a')"
         ))
         .await;
     let table = fixture.tables().await.remove(0);
