@@ -1,9 +1,9 @@
 //! The SQL that the target runs, as text. Pure: names and numbers in, statements out; rows travel
 //! by COPY and are never part of it.
 //!
-//! A batch is staged in a temporary table per prepared table (`c0`, `c1`, … for the row's columns,
-//! and `key`, `version`, `updated_at`, `kind`), then applied by statements that read it. `kind` is
-//! `DELETE`, `COMPLETE`, or from `FIRST_PARTIAL` on a set of absent columns.
+//! A batch is staged in a temporary table per prepared table (`c0`, `c1` and so on for the row's
+//! columns, then `key`, `version`, `updated_at`, `kind`) and applied by statements that read it.
+//! `kind` is `DELETE`, `COMPLETE`, or from `FIRST_PARTIAL` on a set of absent columns.
 //!
 //! Surprise: statements carry their few constants as literals, so that all that a batch does to
 //! all tables is one message to the server.
@@ -237,7 +237,8 @@ impl TableSql<'_> {
         };
         format!(
             "SELECT 'missing', {number}, encode(s.key, 'hex') FROM {} AS s \
-             WHERE s.kind >= {FIRST_PARTIAL} AND NOT EXISTS (SELECT FROM {} AS t WHERE {}{known}){}",
+             WHERE s.kind >= {FIRST_PARTIAL} \
+             AND NOT EXISTS (SELECT FROM {} AS t WHERE {}{known}){}",
             self.stage,
             self.name(),
             self.matches(),

@@ -46,6 +46,8 @@ pub struct PostgresTarget {
     tombstones: apply::Tombstones,
     /// Whether a transaction may be open.
     in_transaction: bool,
+    /// Whether a batch may have been committed without our knowing. Only a claim tells.
+    unknown_commit: bool,
 }
 
 /// Connects to a target.
@@ -64,6 +66,7 @@ pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<Postgres
         stages: Vec::new(),
         tombstones: apply::Tombstones::unknown(),
         in_transaction: false,
+        unknown_commit: false,
     })
 }
 
@@ -124,6 +127,7 @@ impl PostgresTarget {
     async fn roll_back(&mut self) {
         if self.client.batch_execute("ROLLBACK").await.is_ok() {
             self.in_transaction = false;
+            self.unknown_commit = false;
         }
     }
 
@@ -194,9 +198,8 @@ impl Target for PostgresTarget {
     }
 
     async fn apply(&mut self, batch: &Batch) -> Result<Applied> {
-        if self.in_transaction {
-            self.settle().await?;
-            // Its commit may have been on the way. Only a new claim tells how far the target is.
+        self.settle().await?;
+        if self.unknown_commit {
             let message = "an earlier batch was interrupted, so the target must be claimed again";
             return Err(Error::transient(Code::Unreachable, message));
         }

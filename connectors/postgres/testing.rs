@@ -2,7 +2,8 @@
 //! The server's programs are found on the disk; it listens on a socket in a directory of its own
 //! and on no network.
 //!
-//! Surprise: PostgreSQL refuses to run as root, so root runs it as user `postgres`.
+//! Surprises: PostgreSQL refuses to run as root, so root runs it as user `postgres`; and a fresh
+//! cluster is a copy of a template beside the test's program, because `initdb` is slow.
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -43,18 +44,16 @@ impl Server {
     }
 
     fn start() -> Server {
-        let directory = TempDir::with_prefix("driftless-test-").unwrap();
+        // In memory where there is such a place: nothing of it has to last.
+        let memory = Path::new("/dev/shm");
+        let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let directory = TempDir::with_prefix_in("driftless-test-", base).unwrap();
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         if let Some((user, group)) = unprivileged() {
             chown(directory.path(), Some(user), Some(group)).unwrap();
         }
         let data = directory.path().join("data");
-        let made = program("initdb")
-            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
-            .arg(&data)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        make_cluster(&data);
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
         let process = program("postgres")
             .arg("-D")
@@ -140,16 +139,40 @@ impl Database {
     }
 }
 
+/// Makes a cluster, from the template if an earlier test has left one.
+fn make_cluster(data: &Path) {
+    let (major, _) = newest();
+    let test = std::env::current_exe().unwrap();
+    let template = test.with_file_name(format!("postgres-template-{major}"));
+    if template.is_dir() {
+        return copy(&template, data);
+    }
+    let made = program("initdb")
+        .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
+        .arg(data)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    // Renamed when it is whole, so that no other test copies half of one. The first one wins.
+    let unfinished = TempDir::with_prefix_in("postgres-", template.parent().unwrap()).unwrap();
+    copy(data, &unfinished.path().join("data"));
+    let _ = std::fs::rename(unfinished.path().join("data"), template);
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+}
+
 /// A program of the newest PostgreSQL on this machine, as a user that it accepts.
 fn program(name: &str) -> Command {
     let mut command = match unprivileged() {
-        None => Command::new(directory_of_programs().join(name)),
+        None => Command::new(newest().1.join(name)),
         Some((user, group)) => {
             let mut command = Command::new("setpriv");
             command
                 .args([format!("--reuid={user}"), format!("--regid={group}")])
                 .args(["--clear-groups", "--"])
-                .arg(directory_of_programs().join(name));
+                .arg(newest().1.join(name));
             command
         }
     };
@@ -157,7 +180,8 @@ fn program(name: &str) -> Command {
     command
 }
 
-fn directory_of_programs() -> PathBuf {
+/// Major version and programs of the newest PostgreSQL that is installed.
+fn newest() -> (u32, PathBuf) {
     let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -169,8 +193,7 @@ fn directory_of_programs() -> PathBuf {
         .filter(|(_, programs)| programs.join("postgres").exists())
         .collect();
     found.sort();
-    let newest = found.pop();
-    newest.expect("PostgreSQL is missing; run `apt-get install postgresql`").1
+    found.pop().expect("PostgreSQL is missing; run `apt-get install postgresql`")
 }
 
 /// User and group `postgres`, if we are root.

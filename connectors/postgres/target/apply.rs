@@ -20,7 +20,9 @@ use crate::schema::TableName;
 use crate::version::Version;
 
 /// A lock that somebody holds on a table must show as a retry, not as silence.
-pub const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '30s'";
+pub const BEGIN: &str = "\
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '30s'";
 
 /// What this session knows of the pipeline's tombstones, so that it need not ask.
 pub struct Tombstones {
@@ -58,9 +60,15 @@ impl PostgresTarget {
         let tables = self.tables_after(batch)?;
         let mut places = Vec::with_capacity(batch.tables.len());
         for part in &batch.tables {
-            places.push(self.stage(&part.table).await?);
+            let place = self.stage(&part.table).await?;
+            if places.contains(&place) {
+                let message = format!("a batch has two parts for {}", part.table.name);
+                return Err(Error::stop(Code::Internal, message).into());
+            }
+            places.push(place);
         }
         self.in_transaction = true;
+        self.unknown_commit = true;
         let advance = self.advance_checkpoint(batch, tables.as_ref())?;
         let replies = self.client.simple_query(&format!("{BEGIN}; {advance}")).await?;
         if last_count(&replies) != 1 {
@@ -94,6 +102,7 @@ impl PostgresTarget {
             self.client.batch_execute("COMMIT").await?;
         }
         self.in_transaction = false;
+        self.unknown_commit = false;
         if collects {
             self.tombstones = Tombstones { possible: remain, collected: batch.floor };
         }

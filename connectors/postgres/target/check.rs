@@ -33,13 +33,20 @@ struct Server {
     user: String,
     database: String,
     encoding: String,
+    /// The tables that this pipeline has recorded; `None` if nothing of ours can be read.
+    recorded: Option<BTreeSet<TableName>>,
 }
 
 impl PostgresTarget {
     pub(super) async fn findings(&self, tables: &[Arc<TableSchema>]) -> Result<Vec<Finding>> {
         let rows = self.query("look at the target server", SERVER).await?;
         let nothing = || Error::stop(Code::Protocol, "the target says nothing of itself");
-        let server = read_server(rows.first().ok_or_else(nothing)?)?;
+        let mut server = read_server(rows.first().ok_or_else(nothing)?)?;
+        if self.lacking_privileges(sql::CHECKPOINT).await?.is_some_and(|lack| lack.is_empty()) {
+            let remembered = self.remembered().await?;
+            let names = remembered.map(|remembered| remembered.tables.into_keys().collect());
+            server.recorded = Some(names.unwrap_or_default());
+        }
         let mut findings = server_findings(&server);
         findings.push(self.own_tables_finding(&server).await?);
         let mut schemas = BTreeSet::new();
@@ -123,11 +130,11 @@ impl PostgresTarget {
             let message = format!("user {} may not {privileges}", server.user);
             return Ok(failure("", message, format!("GRANT {privileges} ON {quoted} TO {user}")));
         }
-        if self.has_own_checkpoint().await?
-            && let Some(owner) = self.other_owner(&table.name).await?
-        {
-            let message = format!("it belongs to pipeline {owner}");
-            return Ok(failure("", message, "leave it out of one of the pipelines".into()));
+        if server.recorded.is_some() {
+            self.refuse_owned(&table.name).await?;
+        }
+        if !server.recorded.as_ref().is_some_and(|recorded| recorded.contains(&table.name)) {
+            self.refuse_rows(&table.name).await?;
         }
         self.addition_finding(&table.name, &lacking, &user).await
     }
@@ -152,10 +159,6 @@ impl PostgresTarget {
         }
         let message = "lacks columns, and only its owner may add them".to_owned();
         Ok(failure("", message, format!("ALTER TABLE {quoted} OWNER TO {user}")))
-    }
-
-    async fn has_own_checkpoint(&self) -> Result<bool> {
-        Ok(self.lacking_privileges(sql::CHECKPOINT).await?.is_some())
     }
 
     /// A schema in which we may not do what we must; nothing if all is well.
@@ -197,6 +200,7 @@ fn read_server(row: &SimpleQueryRow) -> Result<Server> {
         user: text(row, 6)?.to_owned(),
         database: text(row, 7)?.to_owned(),
         encoding: text(row, 8)?.to_owned(),
+        recorded: None,
     })
 }
 

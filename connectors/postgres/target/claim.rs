@@ -91,6 +91,7 @@ impl PostgresTarget {
             Some(fence) => self.verify_fence(claim, fence).await?,
             None => self.raise_fence(claim).await?,
         };
+        self.unknown_commit = false;
         self.fence = Some(remembered.fence);
         self.tables = remembered.tables.clone();
         self.tombstones = super::apply::Tombstones::unknown();
@@ -217,11 +218,8 @@ impl PostgresTarget {
         lock_number(&self.options.pipeline)
     }
 
-    /// Writes, and in a transaction with whatever else it did, what is recorded of tables.
-    pub(super) fn record_tables(
-        &self,
-        tables: &BTreeMap<TableName, TableRecord>,
-    ) -> Result<String> {
+    /// Records tables, if the fence is still ours.
+    fn record_tables(&self, tables: &BTreeMap<TableName, TableRecord>) -> Result<String> {
         Ok(format!(
             "UPDATE {} SET tables = {}, updated_at = clock_timestamp() \
              WHERE pipeline = {} AND fence = {}",
@@ -257,7 +255,7 @@ impl PostgresTarget {
     ) -> Result<()> {
         let record = self.record_tables(&tables)?;
         self.in_transaction = true;
-        match self.change_records_fenced(changes, &record).await {
+        match self.change_if_writer(changes, &record).await {
             Ok(()) => {
                 self.in_transaction = false;
                 self.tables = tables;
@@ -270,7 +268,7 @@ impl PostgresTarget {
         }
     }
 
-    async fn change_records_fenced(&self, changes: &[String], record: &str) -> Attempt<()> {
+    async fn change_if_writer(&self, changes: &[String], record: &str) -> Attempt<()> {
         let begin = format!("{}; {record}", super::apply::BEGIN);
         let replies = self.client.simple_query(&begin).await?;
         if super::last_count(&replies) != 1 {
@@ -287,18 +285,16 @@ impl PostgresTarget {
             return Ok(());
         }
         let pipeline = quote::literal(&self.options.pipeline);
-        let forget = format!("DELETE FROM {} WHERE pipeline = {pipeline}", sql::TOMBSTONE);
-        self.change_records(&[forget], BTreeMap::new()).await?;
-        let drop = format!(
-            "DELETE FROM {0} WHERE pipeline = {pipeline} AND fence = {1}; \
-             DO $$ BEGIN LOCK TABLE {0}; IF NOT EXISTS (SELECT FROM {0}) \
-             THEN DROP TABLE {0}, {2}; END IF; END $$",
+        let own = [sql::TOMBSTONE, sql::CHECKPOINT];
+        let mut changes: Vec<String> =
+            own.map(|table| format!("DELETE FROM {table} WHERE pipeline = {pipeline}")).into();
+        changes.push(format!(
+            "DO $$ BEGIN LOCK TABLE {0}; IF NOT EXISTS (SELECT FROM {0}) \
+             THEN DROP TABLE {0}, {1}; END IF; END $$",
             sql::CHECKPOINT,
-            self.claimed()?,
             sql::TOMBSTONE
-        );
-        let dropped = self.client.batch_execute(&drop).await;
-        dropped.map_err(|error| connect::error("remove our own tables", &error))?;
+        ));
+        self.change_records(&changes, BTreeMap::new()).await?;
         self.fence = None;
         Ok(())
     }

@@ -92,7 +92,7 @@ impl PostgresTarget {
         Ok(!self.query("look for a schema in the target", &query).await?.is_empty())
     }
 
-    async fn refuse_rows(&self, table: &TableName) -> Result<()> {
+    pub(super) async fn refuse_rows(&self, table: &TableName) -> Result<()> {
         let quoted = quote::table(table);
         let doing = format!("look for rows in target table {table}");
         let rows = self.query(&doing, &format!("SELECT FROM {quoted} LIMIT 1")).await?;
@@ -107,7 +107,7 @@ impl PostgresTarget {
     }
 
     /// Another pipeline's rows and ours would outrank each other by versions of two logs.
-    async fn refuse_owned(&self, table: &TableName) -> Result<()> {
+    pub(super) async fn refuse_owned(&self, table: &TableName) -> Result<()> {
         let Some(owner) = self.other_owner(table).await? else {
             return Ok(());
         };
@@ -119,7 +119,7 @@ impl PostgresTarget {
     }
 
     /// The other pipeline that writes this table, if there is one.
-    pub(super) async fn other_owner(&self, table: &TableName) -> Result<Option<String>> {
+    async fn other_owner(&self, table: &TableName) -> Result<Option<String>> {
         let query = format!(
             "SELECT pipeline FROM {} WHERE pipeline <> {} AND EXISTS (\
              SELECT FROM jsonb_array_elements(tables::jsonb) AS t (record) \

@@ -5,6 +5,7 @@
 //! columns, because each set needs a statement that does not mention its columns.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -177,6 +178,7 @@ fn encode_tail(
     out.push(copy::DELIMITER);
     types::push_timestamp(out, updated_at);
     out.push(copy::DELIMITER);
-    out.extend_from_slice(kind.to_string().as_bytes());
+    // Writing to memory cannot fail.
+    let _ = write!(out, "{kind}");
     out.push(copy::END);
 }

@@ -130,7 +130,10 @@ async fn a_dropped_apply_is_known_only_after_the_next_claim() {
 async fn a_lost_connection_is_worth_another_try() {
     let mut fixture = Fixture::with(&usual(), false).await;
     fixture
-        .execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'driftless p'")
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE application_name = 'driftless p'",
+        )
         .await;
     let batch = fixture.batch(vec![part(&usual()).upsert(1, &["1", "a", ""])]);
     assert!(fixture.target.apply(&batch).await.unwrap_err().is_transient());

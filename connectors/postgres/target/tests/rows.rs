@@ -3,6 +3,7 @@
 use super::support::*;
 use crate::change::{Applied, TableBatch};
 use crate::error::Code;
+use crate::postgres::testing::Server;
 use crate::schema::TableName;
 use crate::version::Version;
 use crate::{KeyScan, Target};
@@ -27,6 +28,7 @@ async fn a_change_older_than_the_row_leaves_the_row_alone() {
 
 #[tokio::test]
 async fn a_row_older_than_its_delete_does_not_come_back() {
+    let _server = Server::shared();
     let delete = part(&usual()).delete(5, &["1"]);
     let older = part(&usual()).upsert(4, &["1", "old", "x"]);
     check(false, vec![delete.clone(), older.clone(), delete, older], ROWS, &[]).await;
@@ -43,6 +45,7 @@ async fn a_delete_older_than_the_row_leaves_the_row_alone() {
 
 #[tokio::test]
 async fn a_truncation_removes_only_what_is_older_and_is_remembered() {
+    let _server = Server::shared();
     let rows = part(&usual()).upsert(3, &["1", "old", ""]).upsert(7, &["2", "new", ""]);
     let late = part(&usual()).upsert(4, &["3", "late", ""]).upsert(6, &["4", "new", ""]);
     let both = part(&usual()).truncate(9).upsert(8, &["5", "older", ""]).upsert(10, &["6", "", ""]);
@@ -53,6 +56,7 @@ async fn a_truncation_removes_only_what_is_older_and_is_remembered() {
 
 #[tokio::test]
 async fn a_soft_delete_marks_the_row_until_something_newer() {
+    let _server = Server::shared();
     let marked = "SELECT k, a, _cdc_deleted FROM public.t ORDER BY k";
     let rows = part(&usual()).upsert(3, &["1", "a", ""]).upsert(3, &["2", "b", ""]);
     let delete = part(&usual()).delete(5, &["1"]);

@@ -6,6 +6,7 @@ use super::support::*;
 use crate::change::TableStatus;
 use crate::error::{Code, Kind};
 use crate::postgres::target::target;
+use crate::postgres::testing::Server;
 use crate::schema::{Column, TableName, TableSchema};
 use crate::{Finding, Level, Prepared, Target};
 
@@ -69,9 +70,7 @@ async fn check_refused(soft: bool, statements: &str, code: Code, words: &[&str])
     check_error(fixture.target.prepare(&usual()).await, of_table(&usual()), code, words);
     let findings = fixture.target.check(&[usual()]).await.unwrap();
     let finding = findings.iter().find(|finding| finding.subject == "target table public.t");
-    if code == Code::TargetShape {
-        assert_eq!(finding.unwrap().level, Level::Failure);
-    }
+    assert_eq!(finding.map(|finding| finding.level), Some(Level::Failure));
 }
 
 const OURS: &str = "CREATE TABLE public.t (k bigint PRIMARY KEY, a text, b text, \
@@ -79,6 +78,7 @@ const OURS: &str = "CREATE TABLE public.t (k bigint PRIMARY KEY, a text, b text,
 
 #[tokio::test]
 async fn a_table_that_is_not_ours_is_refused() {
+    let _server = Server::shared();
     let shape = Code::TargetShape;
     let plain = "CREATE TABLE public.t (k bigint PRIMARY KEY, a text, b text)";
     check_refused(false, plain, shape, &["_cdc_version", "DROP TABLE \"public\".\"t\""]).await;
@@ -91,6 +91,7 @@ async fn a_table_that_is_not_ours_is_refused() {
 
 #[tokio::test]
 async fn a_table_of_another_shape_is_refused_with_the_sql_that_mends_it() {
+    let _server = Server::shared();
     let check = async |change: &str, words: &[&str]| {
         check_refused(false, &format!("{OURS} {change}"), Code::TargetShape, words).await;
     };
@@ -109,6 +110,7 @@ async fn a_table_of_another_shape_is_refused_with_the_sql_that_mends_it() {
 
 #[tokio::test]
 async fn what_sees_writes_in_another_order_is_refused_with_the_sql_that_removes_it() {
+    let _server = Server::shared();
     let check = async |change: &str, words: &[&str]| {
         check_refused(false, &format!("{OURS} {change}"), Code::TargetShape, words).await;
     };
@@ -160,6 +162,8 @@ async fn a_table_of_another_pipeline_is_refused() {
     other.claim(&claim_as("them")).await.unwrap();
     let refused = other.prepare(&usual()).await;
     check_error(refused, of_table(&usual()), Code::TableOwned, &["pipeline p"]);
+    let findings = other.check(&[usual()]).await.unwrap();
+    assert_eq!(findings.iter().filter(|finding| finding.level == Level::Failure).count(), 1);
 }
 
 #[tokio::test]
