@@ -143,7 +143,7 @@ fn role(facts: &Facts) -> Vec<Finding> {
         false => failure(
             "replication privilege",
             &format!("role {} may not replicate", facts.role),
-            &format!("ALTER ROLE {role} REPLICATION; -- managed servers grant a role instead"),
+            &format!("ALTER ROLE {role} REPLICATION; -- on Amazon RDS: GRANT rds_replication TO …"),
         ),
     };
     let least = match facts.superuser {
