@@ -136,6 +136,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Walsender<S> {
                         let codes = [("42704", Code::Publication)];
                         return Err(failure_of("read the log", &mut body.fields(), &codes));
                     }
+                    // From 18 on a missing publication is a warning, and its changes are gone.
+                    Message::NoticeResponse(body) => {
+                        let notice = server_error(&mut body.fields());
+                        if notice.sqlstate == "55000" {
+                            return Err(gap("read the log", Code::Publication, &notice));
+                        }
+                    }
                     other => ignore(&other)?,
                 },
             }
@@ -346,6 +353,18 @@ fn failure(doing: &str, fields: &mut ErrorFields<'_>) -> Error {
 
 /// As `failure`; these SQLSTATEs mean that the log has a gap for us.
 fn failure_of(doing: &str, fields: &mut ErrorFields<'_>, gaps: &[(&str, Code)]) -> Error {
+    let error = server_error(fields);
+    match gaps.iter().find(|(sqlstate, _)| *sqlstate == error.sqlstate) {
+        Some((_, code)) => gap(doing, *code, &error),
+        None => connect::server_error(doing, &error),
+    }
+}
+
+fn gap(doing: &str, code: Code, error: &ServerError) -> Error {
+    Error::stop(code, format!("{doing}: {}; {RESYNC}", error.text()))
+}
+
+fn server_error(fields: &mut ErrorFields<'_>) -> ServerError {
     let mut error = ServerError::default();
     while let Ok(Some(field)) = next(fields) {
         let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
@@ -358,10 +377,7 @@ fn failure_of(doing: &str, fields: &mut ErrorFields<'_>, gaps: &[(&str, Code)]) 
             _ => {}
         }
     }
-    match gaps.iter().find(|(sqlstate, _)| *sqlstate == error.sqlstate) {
-        Some((_, code)) => Error::stop(*code, format!("{doing}: {}; {RESYNC}", error.text())),
-        None => connect::server_error(doing, &error),
-    }
+    error
 }
 
 /// Messages that may come at any time say nothing to us; all others are out of place.
