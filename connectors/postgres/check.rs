@@ -145,7 +145,9 @@ fn role(facts: &Facts) -> Vec<Finding> {
             failure(
                 "replication privilege",
                 &format!("role {} may not replicate", facts.role),
-                &format!("ALTER ROLE {role} REPLICATION; -- managed servers grant a role instead"),
+                &format!(
+                    "ALTER ROLE {role} REPLICATION; -- on Amazon RDS: GRANT rds_replication TO …"
+                ),
             ),
         ),
     };

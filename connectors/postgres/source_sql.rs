@@ -220,7 +220,10 @@ SELECT current_setting('server_version_num')::int4, current_setting('server_vers
        (SELECT count(*) FROM pg_replication_slots),
        current_setting('max_replication_slots')::int8,
        (SELECT count(*) FROM pg_stat_replication), current_setting('max_wal_senders')::int8,
-       current_user::text, r.rolsuper, r.rolreplication, current_database()::text,
+       current_user::text, r.rolsuper,
+       r.rolreplication OR EXISTS (SELECT FROM pg_roles m WHERE m.rolname = 'rds_replication'
+                                   AND pg_has_role(m.oid, 'MEMBER')),
+       current_database()::text,
        has_database_privilege(current_database(), 'CREATE'),
        current_setting('max_slot_wal_keep_size'),
        (SELECT pg_encoding_to_char(encoding)::text FROM pg_database
@@ -282,14 +285,17 @@ pub const CREATE_SLOT: &str =
 /// Drops the slot `$1`.
 pub const DROP_SLOT: &str = "SELECT pg_drop_replication_slot($1)";
 
-/// Transactions that have written and not ended: process or name, and their age in seconds.
+/// Transactions that have written and not ended: process or name, and their age in seconds where
+/// we may know it. Locks are shown to everybody, `backend_xid` is not.
 pub const WRITERS: &str = "\
-SELECT 'process ' || pid, extract(epoch FROM now() - xact_start)::bigint
-FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+SELECT 'process ' || l.pid, extract(epoch FROM now() - a.xact_start)::bigint
+FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
+  AND l.pid <> pg_backend_pid()
 UNION ALL
 SELECT 'prepared transaction ' || quote_literal(gid),
        extract(epoch FROM now() - prepared)::bigint
-FROM pg_prepared_xacts ORDER BY 2 DESC LIMIT 10";
+FROM pg_prepared_xacts ORDER BY 2 DESC NULLS LAST LIMIT 10";
 
 /// The end of the log as it is safe on disk.
 pub const FLUSHED: &str = "SELECT pg_current_wal_flush_lsn()::text";

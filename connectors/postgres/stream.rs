@@ -17,6 +17,7 @@ use super::connect::{self, Socket};
 use super::lsn::{Bookmark, LogIdentity, Lsn};
 use super::pgoutput::{self, Message};
 use super::source_sql as sql;
+use super::subscribe::RESYNC;
 use super::transaction::{Builder, Relation};
 use super::visibility::{CommitLog, Snapshot};
 use super::walsender::{Frame, Login, Walsender};
@@ -291,8 +292,7 @@ pub fn other_source(ours: &LogIdentity, theirs: &LogIdentity) -> Error {
         Code::SourceIdentity,
         format!(
             "the target holds a copy of system {} timeline {}, but the source is system {} \
-             timeline {}; correct the source's URL, or, to accept the gap and copy everything \
-             again run `driftless run --resync`",
+             timeline {}; correct the source's URL, or, {RESYNC}",
             ours.system, ours.timeline, theirs.system, theirs.timeline
         ),
     )

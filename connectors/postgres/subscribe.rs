@@ -18,7 +18,8 @@ use super::{connect, quote};
 use crate::error::{Code, Error, Result};
 use crate::schema::TableName;
 
-const RESYNC: &str = "to accept the gap and copy everything again run `driftless run --resync`";
+/// What to type when the log has a gap.
+pub const RESYNC: &str = "to accept the gap and copy everything again run `driftless run --resync`";
 /// How long creating a slot waits for other transactions before it says whom it waits for.
 const SLOT_TRY: &str = "2s";
 const EVICT_WAIT: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! A private PostgreSQL server for this crate's tests: one a test process, one database a test.
-//! The server's programs are found on the disk; it listens on a socket in a directory of its own
-//! and on no network.
+//! The server's programs are found on the disk; it listens on a socket in a directory of its own,
+//! and on a network only where a test asks for it.
 //!
 //! Surprises: PostgreSQL refuses to run as root, so root runs it as user `postgres`; and a fresh
 //! cluster is a copy of a template beside the test's program, because `initdb` is slow.
@@ -22,6 +22,7 @@ use super::connect;
 pub struct Server {
     process: Child,
     directory: TempDir,
+    port: u16,
 }
 
 /// A database of a test's own.
@@ -38,12 +39,26 @@ impl Server {
         if let Some(server) = shared.upgrade() {
             return server;
         }
-        let server = Arc::new(Server::start());
+        let server = Arc::new(Server::start("", &[], 5432));
         *shared = Arc::downgrade(&server);
         server
     }
 
-    fn start() -> Server {
+    /// A server of a test's own that listens on this network name, too.
+    pub fn on_network(name: &str, files: &[(&str, Vec<u8>)]) -> Server {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        Server::start(name, files, port)
+    }
+
+    /// Its port, on the network and in the socket's name.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A server whose data directory has these files.
+    fn start(listen: &str, files: &[(&str, Vec<u8>)], port: u16) -> Server {
         // In memory where there is such a place: nothing of it has to last.
         let memory = Path::new("/dev/shm");
         let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -54,20 +69,29 @@ impl Server {
         }
         let data = directory.path().join("data");
         make_cluster(&data);
+        for (name, content) in files {
+            let file = data.join(name);
+            std::fs::write(&file, content).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some((user, group)) = unprivileged() {
+                chown(&file, Some(user), Some(group)).unwrap();
+            }
+        }
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
         let process = program("postgres")
             .arg("-D")
             .arg(&data)
             .arg("-k")
             .arg(directory.path())
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "wal_level=logical"])
+            .args(["-p", &port.to_string(), "-c", &format!("listen_addresses={listen}")])
+            .args(["-c", "fsync=off", "-c", "wal_level=logical"])
             .args(["-c", "max_connections=100", "-c", "max_wal_senders=20"])
             .args(["-c", "max_replication_slots=40", "-c", "shared_buffers=32MB"])
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
-        let server = Server { process, directory };
+        let server = Server { process, directory, port };
         let deadline = Instant::now() + Duration::from_secs(60);
         while std::os::unix::net::UnixStream::connect(server.socket()).is_err()
             || !server.is_ready()
@@ -85,18 +109,19 @@ impl Server {
 
     fn is_ready(&self) -> bool {
         let mut ask = program("pg_isready");
-        ask.arg("-h").arg(self.directory.path()).stdout(Stdio::null());
+        ask.arg("-h").arg(self.directory.path()).args(["-p", &self.port.to_string()]);
+        ask.stdout(Stdio::null());
         ask.status().unwrap().success()
     }
 
     fn socket(&self) -> PathBuf {
-        self.directory.path().join(".s.PGSQL.5432")
+        self.directory.path().join(format!(".s.PGSQL.{}", self.port))
     }
 
     /// The URL of a database of this server.
     pub fn url(&self, database: &str) -> String {
         let directory = self.directory.path().to_str().unwrap();
-        format!("postgres://postgres@/{database}?host={directory}")
+        format!("postgres://postgres@/{database}?host={directory}&port={}", self.port)
     }
 }
 
@@ -119,9 +144,18 @@ impl Drop for Server {
 impl Database {
     /// An empty database on the shared server.
     pub async fn create() -> Database {
+        Database::on(Server::shared()).await
+    }
+
+    /// An empty database on a server of its own, whose settings may be changed.
+    pub async fn alone() -> Database {
+        Database::on(Arc::new(Server::start("", &[], 5432))).await
+    }
+
+    async fn on(server: Arc<Server>) -> Database {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let database = Database { server: Server::shared(), name };
+        let database = Database { server, name };
         let maintenance = Config::parse(&database.server.url("postgres")).unwrap();
         let client = connect::connect(&maintenance, "test").await.unwrap();
         client.batch_execute(&format!("CREATE DATABASE {}", database.name)).await.unwrap();
@@ -180,8 +214,15 @@ fn program(name: &str) -> Command {
     command
 }
 
-/// Major version and programs of the newest PostgreSQL that is installed.
+/// Major version and programs of the newest PostgreSQL that is installed, or of the one whose
+/// programs are in the directory `DRIFTLESS_TEST_POSTGRES`.
 fn newest() -> (u32, PathBuf) {
+    if let Some(programs) = std::env::var_os("DRIFTLESS_TEST_POSTGRES").map(PathBuf::from) {
+        let version = Command::new(programs.join("postgres")).arg("--version").output().unwrap();
+        let version = String::from_utf8(version.stdout).unwrap();
+        let major = version.split([' ', '.']).find_map(|word| word.parse().ok());
+        return (major.unwrap(), programs);
+    }
     let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

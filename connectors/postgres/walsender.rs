@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::connect::{self, ServerError};
 use super::lsn::Lsn;
 use super::pgoutput::EPOCH_MICROS;
+use super::subscribe::RESYNC;
 use crate::error::{Code, Error, Result};
 
 // The sender puts one small message into each packet; wide reads collect many of them.
@@ -109,9 +110,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Walsender<S> {
             }
             match self.message().await? {
                 Message::ErrorResponse(body) => {
-                    let failure = failure("start replication", &mut body.fields());
+                    let codes = [("42704", Code::SlotMissing), ("55000", Code::SlotLost)];
+                    let error = failure_of("start replication", &mut body.fields(), &codes);
                     self.until_ready().await?;
-                    return Err(failure);
+                    return Err(error);
                 }
                 other => ignore(&other)?,
             }
@@ -131,7 +133,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Walsender<S> {
                 b'c' | b'C' => return Err(ended("the server ended the stream")),
                 _ => match self.message().await? {
                     Message::ErrorResponse(body) => {
-                        return Err(failure("read the log", &mut body.fields()));
+                        let codes = [("42704", Code::Publication)];
+                        return Err(failure_of("read the log", &mut body.fields(), &codes));
+                    }
+                    // From 18 on a missing publication is a warning, and its changes are gone.
+                    Message::NoticeResponse(body) => {
+                        let notice = server_error(&mut body.fields());
+                        if notice.sqlstate == "55000" {
+                            return Err(gap("read the log", Code::Publication, &notice));
+                        }
                     }
                     other => ignore(&other)?,
                 },
@@ -338,6 +348,23 @@ where
 }
 
 fn failure(doing: &str, fields: &mut ErrorFields<'_>) -> Error {
+    failure_of(doing, fields, &[])
+}
+
+/// As `failure`; these SQLSTATEs mean that the log has a gap for us.
+fn failure_of(doing: &str, fields: &mut ErrorFields<'_>, gaps: &[(&str, Code)]) -> Error {
+    let error = server_error(fields);
+    match gaps.iter().find(|(sqlstate, _)| *sqlstate == error.sqlstate) {
+        Some((_, code)) => gap(doing, *code, &error),
+        None => connect::server_error(doing, &error),
+    }
+}
+
+fn gap(doing: &str, code: Code, error: &ServerError) -> Error {
+    Error::stop(code, format!("{doing}: {}; {RESYNC}", error.text()))
+}
+
+fn server_error(fields: &mut ErrorFields<'_>) -> ServerError {
     let mut error = ServerError::default();
     while let Ok(Some(field)) = next(fields) {
         let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
@@ -350,7 +377,7 @@ fn failure(doing: &str, fields: &mut ErrorFields<'_>) -> Error {
             _ => {}
         }
     }
-    connect::server_error(doing, &error)
+    error
 }
 
 /// Messages that may come at any time say nothing to us; all others are out of place.

@@ -2,6 +2,7 @@
 
 mod chunks;
 mod gaps;
+mod tls;
 
 use std::sync::Arc;
 
@@ -26,7 +27,10 @@ struct Fixture {
 
 impl Fixture {
     async fn new(sql: &str) -> Fixture {
-        let database = Database::create().await;
+        Fixture::on(Database::create().await, sql).await
+    }
+
+    async fn on(database: Database, sql: &str) -> Fixture {
         let client = database.client().await;
         client.batch_execute("SET search_path = public").await.unwrap();
         client.batch_execute(sql).await.unwrap();
@@ -223,17 +227,12 @@ async fn a_change_of_shape_that_cannot_be_followed_halts_its_table_only() {
     fixture.run("INSERT INTO a VALUES (1, 1); ALTER TABLE a ADD COLUMN w int DEFAULT 5").await;
     fixture.run("INSERT INTO a VALUES (2, 2, 2); INSERT INTO b VALUES (1, 1)").await;
     assert_eq!(fixture.log(&mut stream).await, ["a + 1|1", "a + 2|2|2", "b + 1|1"]);
-    fixture.run("INSERT INTO b VALUES (2, 2); ALTER TABLE b DROP COLUMN v").await;
-    fixture.run("INSERT INTO b VALUES (3); ALTER TABLE c ALTER v TYPE bigint").await;
-    fixture.run("INSERT INTO c VALUES (1, 1); INSERT INTO d VALUES (1)").await;
-    fixture.run("ALTER TABLE d RENAME TO e; INSERT INTO e VALUES (2), (3)").await;
-    let log = fixture.log(&mut stream).await;
-    // The row of b from before the drop may come while the catalog still has the column.
-    let expected = ["b + 3", "c + 1|1", "e halted", "d halted schema-change"];
-    assert!(log.iter().any(|line| line == expected[3]), "{log:?}");
-    assert!(!log.iter().any(|line| line.starts_with("e ")), "{log:?}");
-    assert!(log.contains(&"c + 1|1".to_owned()), "{log:?}");
-    assert_eq!(log.iter().filter(|line| line.starts_with("d halted")).count(), 1, "{log:?}");
+    fixture.run("ALTER TABLE b DROP COLUMN v; INSERT INTO b VALUES (3)").await;
+    fixture.run("ALTER TABLE c ALTER v TYPE bigint; INSERT INTO c VALUES (1, 1)").await;
+    fixture.run("INSERT INTO d VALUES (1); ALTER TABLE d RENAME TO e").await;
+    fixture.run("INSERT INTO e VALUES (2), (3)").await;
+    let expected = ["b + 3", "c + 1|1", "d halted schema-change"];
+    assert_eq!(fixture.log(&mut stream).await, expected);
 }
 
 #[tokio::test]

@@ -152,8 +152,8 @@ async fn s51_chunks_under_writes_end_as_the_source() {
 
 #[tokio::test]
 async fn s52_a_commit_that_is_logged_but_not_visible_is_not_claimed() {
-    let fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY, v text)").await;
-    fixture.run("INSERT INTO t VALUES (1, 'old')").await;
+    let create = "CREATE TABLE t (k int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'old')";
+    let fixture = Fixture::on(Database::alone().await, create).await;
     let table = fixture.tables().await.remove(0);
     let (_, mut stream) = fixture.start().await;
     // A standby that does not exist is waited for, by whoever does not say otherwise.

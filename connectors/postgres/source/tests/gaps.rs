@@ -5,7 +5,11 @@ use super::*;
 
 /// Starts, reads one change, stops; then does something to the source and resumes.
 async fn check(fault: &str, code: Option<Code>) {
-    let fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY)").await;
+    check_on(Database::create().await, fault, code).await;
+}
+
+async fn check_on(database: Database, fault: &str, code: Option<Code>) {
+    let fixture = Fixture::on(database, "CREATE TABLE t (k int PRIMARY KEY)").await;
     let (_, mut stream) = fixture.start().await;
     fixture.run("INSERT INTO t VALUES (1)").await;
     let reached = fixture.read_all(&mut stream).await.pop().unwrap().position;
@@ -59,14 +63,13 @@ async fn s22_a_slot_whose_log_was_removed_stops() {
     // Limits and segments of 16 MB; the checkpoint removes what is beyond.
     let flood = "ALTER SYSTEM SET max_slot_wal_keep_size = '16MB'; \
                  ALTER SYSTEM SET min_wal_size = '32MB'; ALTER SYSTEM SET max_wal_size = '32MB'; \
-                 SELECT pg_reload_conf(); CREATE TABLE public.flood (v text)";
+                 SELECT pg_reload_conf(); CREATE SCHEMA other; CREATE TABLE other.flood (v text)";
     let mut faults = flood.to_owned();
     for _ in 0..5 {
-        faults += "; INSERT INTO public.flood SELECT repeat(md5(i::text), 30) FROM \
+        faults += "; INSERT INTO other.flood SELECT repeat(md5(i::text), 30) FROM \
                    generate_series(1, 8000) i; SELECT pg_switch_wal(); CHECKPOINT";
     }
-    faults += "; DROP TABLE public.flood; ALTER SYSTEM RESET ALL";
-    check(&faults, Some(Code::SlotLost)).await;
+    check_on(Database::alone().await, &faults, Some(Code::SlotLost)).await;
 }
 
 #[tokio::test]
@@ -109,4 +112,38 @@ async fn tables_come_into_our_publication_and_leave_it() {
     let error = fixture.source.subscribe(&tables[1..], Some(&position)).await.unwrap_err();
     assert_eq!(error.code, Code::Publication);
     assert!(error.message.contains("SET (publish = 'insert, update"), "{error}");
+}
+
+#[tokio::test]
+async fn a_publication_dropped_under_the_stream_stops_it() {
+    let fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY)").await;
+    let (_, mut stream) = fixture.start().await;
+    fixture.run(&format!("DROP PUBLICATION {}", fixture.slot())).await;
+    fixture.run("INSERT INTO t VALUES (1)").await;
+    let error = loop {
+        match stream.next().await {
+            Ok(transaction) => assert!(transaction.changes.is_empty()),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((error.code, error.is_transient()), (Code::Publication, false), "{error}");
+    assert!(error.message.contains("--resync"), "{error}");
+}
+
+#[tokio::test]
+async fn s60_a_slot_waits_for_transactions_that_have_written() {
+    let fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY)").await;
+    let other = fixture.database.client().await;
+    other.batch_execute("BEGIN; INSERT INTO public.t VALUES (1)").await.unwrap();
+    let tables = fixture.tables().await;
+    let subscribing = fixture.source.subscribe(&tables, None);
+    tokio::pin!(subscribing);
+    // Longer than one try, so that a second one is made.
+    let patience = tokio::time::sleep(std::time::Duration::from_millis(2500));
+    tokio::select! {
+        early = &mut subscribing => panic!("{early:?}"),
+        () = patience => {}
+    }
+    other.batch_execute("COMMIT").await.unwrap();
+    subscribing.await.unwrap();
 }
