@@ -208,12 +208,12 @@ pub async fn value(client: &Client, query: &str) -> Result<Option<String>> {
 fn inserts(rows: u64, each: u64) -> String {
     format!(
         "SET synchronous_commit = off; \
-         DO $$ BEGIN FOR first IN 1..{rows} BY {each} LOOP \
+         DO $$ BEGIN FOR lowest IN 1..{rows} BY {each} LOOP \
          INSERT INTO events SELECT n, n % 1000, nullif(n % 7, 0), round(n * 0.37, 2), \
          n / 7.0::float8, n % 2 = 0, 'event number ' || n, \
          md5(n::text) || md5((n + 1)::text), timestamptz '2026-01-01 UTC' + n * interval '1 s', \
          md5(n::text)::uuid, jsonb_build_object('n', n, 'even', n % 2 = 0, 'kind', n % 1000) \
-         FROM generate_series(first, least(first + {each} - 1, {rows})) AS n; \
+         FROM generate_series(lowest, least(lowest + {each} - 1, {rows})) AS n; \
          COMMIT; END LOOP; END $$"
     )
 }
