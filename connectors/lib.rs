@@ -406,7 +406,7 @@ pub struct SourceOptions {
 /// `configuration`, for a URL that cannot be read.
 pub fn open_source(url: &str, options: SourceOptions) -> Result<Arc<dyn Source>> {
     match scheme(url)? {
-        Scheme::Postgres => Ok(Arc::new(postgres::source(url, options)?)),
+        Scheme::Postgres => Ok(Arc::new(postgres::source(url, &options)?)),
         Scheme::Sqlite => Err(Error::stop(
             Code::Configuration,
             "sqlite has no change log, so it can only be a target; give a postgres:// URL as the source",

@@ -67,6 +67,8 @@ pub struct Bookmark {
     /// The log it is a place of.
     #[serde(flatten)]
     pub identity: LogIdentity,
+    /// OID of the publication that it was reached with.
+    pub publication: u32,
     /// Where to resume.
     pub lsn: Lsn,
     /// The log place of the version that was reached.
@@ -80,8 +82,8 @@ impl Bookmark {
         let LogIdentity { system, timeline } = &self.identity;
         // As serde writes it; the system identifier is digits only.
         Position(format!(
-            r#"{{"system":"{system}","timeline":{timeline},"lsn":"{}","log":"{}"}}"#,
-            self.lsn, self.log
+            r#"{{"system":"{system}","timeline":{timeline},"publication":{},"lsn":"{}","log":"{}"}}"#,
+            self.publication, self.lsn, self.log
         ))
     }
 
@@ -107,9 +109,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_bookmark_reads_back(system: u64, timeline: u32, lsn: u64, log: u64) {
+        fn a_bookmark_reads_back(system: u64, timeline: u32, publication: u32, lsn: u64, log: u64) {
             let bookmark = Bookmark {
                 identity: LogIdentity { system: system.to_string(), timeline },
+                publication,
                 lsn: Lsn(lsn),
                 log: Lsn(log),
             };

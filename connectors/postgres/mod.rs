@@ -1,14 +1,27 @@
 //! PostgreSQL, as source and as target.
 
+mod catalog;
+mod check;
+mod chunk;
 pub mod config;
 pub mod connect;
 mod copy;
 mod lsn;
 mod pgoutput;
 pub mod quote;
+mod source;
+mod source_sql;
+mod sql;
+mod stream;
+mod subscribe;
+mod target;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod transaction;
+mod types;
+mod visibility;
 mod walsender;
 
-pub(crate) fn source(_u: &str, _o: crate::SourceOptions) -> crate::error::Result<crate::memory::MemorySource> { std::process::abort() }
-pub(crate) async fn target(_u: &str, _o: crate::TargetOptions) -> crate::error::Result<crate::memory::MemoryTarget> { std::process::abort() }
+pub use source::{PostgresSource, source};
+pub(crate) use target::target;

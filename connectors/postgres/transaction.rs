@@ -352,7 +352,7 @@ mod tests {
 
     fn builder(part_bytes: usize) -> Builder {
         let identity = LogIdentity { system: "7".into(), timeline: 1 };
-        let from = Bookmark { identity, lsn: Lsn(0x100), log: Lsn(0xf0) };
+        let from = Bookmark { identity, publication: 5, lsn: Lsn(0x100), log: Lsn(0xf0) };
         let mut builder = Builder::new(from, 3, part_bytes);
         for id in [1, 2] {
             let shape = Shape { schema: schema(&format!("t{id}"), id), keep: vec![true, true] };
@@ -398,7 +398,7 @@ mod tests {
             encode::commit(0x200, 0x230),
         ];
         let transactions = feed(&mut builder, &messages).unwrap();
-        let position = r#"{"system":"7","timeline":1,"lsn":"0/230","log":"0/200"}"#;
+        let position = r#"{"system":"7","timeline":1,"publication":5,"lsn":"0/230","log":"0/200"}"#;
         let expected = Transaction {
             version: Version::at_log(3, 0x200),
             position: crate::version::Position(position.into()),

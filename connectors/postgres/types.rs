@@ -3,6 +3,8 @@
 //! Surprise: names are spelled as `format_type` spells them, because that is what they are
 //! compared with.
 
+use std::io::Write as _;
+
 use crate::change::Timestamp;
 use crate::schema::{Column, ColumnType, Engine, TableSchema};
 use crate::version::Version;
@@ -68,7 +70,8 @@ pub fn is_collatable(type_name: &str) -> bool {
     name == "text"
         || name == "bpchar"
         || name.starts_with("character varying")
-        || (name.starts_with("character") && !name.starts_with("character set"))
+        || name == "character"
+        || name.starts_with("character(")
 }
 
 /// Whether two keys can be equal in SQL although their texts differ, as `1.0` and `1.00` are.
@@ -132,10 +135,11 @@ pub fn push_timestamp(out: &mut Vec<u8>, timestamp: Timestamp) {
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     // The year before 1 is 1 BC.
     let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
-    let text = format!(
+    // Writing to memory cannot fail.
+    let _ = write!(
+        out,
         "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06}+00{era}"
     );
-    out.extend_from_slice(text.as_bytes());
 }
 
 /// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar. Counts in

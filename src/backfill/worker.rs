@@ -24,6 +24,11 @@ use crate::persist::{blocking, state_error};
 /// How many keys are asked for at once in a sweep or a repair.
 const KEYS_PER_READ: usize = 1000;
 
+/// A copy begins with few rows, because nobody knows yet how large they are.
+const ROWS_FIRST: usize = 64;
+/// About the size of a chunk, in bytes, unless a single row is larger.
+const CHUNK_BYTES: usize = 4 << 20;
+
 /// The state of one copy.
 pub struct Worker {
     shared: Shared,
@@ -31,6 +36,7 @@ pub struct Worker {
     reader: Box<dyn RowReader>,
     reply: Option<mpsc::Sender<Reply>>,
     rows_estimated: Option<u64>,
+    rows_next: usize,
     sent: Option<Sent>,
 }
 
@@ -62,7 +68,15 @@ impl Worker {
         reader: Box<dyn RowReader>,
         reply: Option<mpsc::Sender<Reply>>,
     ) -> Worker {
-        Worker { shared, task, reader, reply, rows_estimated: None, sent: None }
+        Worker {
+            shared,
+            task,
+            reader,
+            reply,
+            rows_estimated: None,
+            rows_next: ROWS_FIRST,
+            sent: None,
+        }
     }
 
     /// Runs to the end of the copy; gives the task back with its row count.
@@ -125,11 +139,12 @@ impl Worker {
                 table,
                 after: after.as_ref(),
                 filter: self.task.filter.as_deref(),
-                rows_max: self.shared.chunk_rows,
+                rows_max: self.rows_next.min(self.shared.chunk_rows),
                 not_below: self.not_below(&hold)?,
             };
             let chunk = self.reader.read_chunk(&request).await?;
             let next = chunk.next.clone();
+            self.rows_next = rows_for_next(&chunk);
             self.send(chunk, None, hold).await?;
             self.task.after = next.as_ref().map(|key| key.as_bytes().to_vec());
             if next.is_none() {
@@ -282,4 +297,11 @@ impl Worker {
     fn save(&self) -> Result<()> {
         blocking(|| self.shared.store.save_task(&self.task)).map_err(|error| state_error(&error))
     }
+}
+
+/// How many rows of this size make a chunk; never more than twice as many as last time.
+fn rows_for_next(chunk: &Chunk) -> usize {
+    let bytes: usize = chunk.rows.iter().map(|(key, row)| key.size() + row.size()).sum();
+    let rows = chunk.rows.len().max(1);
+    (CHUNK_BYTES / (bytes / rows).max(1)).clamp(1, rows * 2)
 }

@@ -1,0 +1,395 @@
+//! Reads rows of the source beside its log, in chunks, with the version that each may claim.
+//!
+//! # The chunk rule, and why it holds
+//!
+//! PostgreSQL writes a commit record before the commit becomes visible, so "the log position at
+//! which I read" proves nothing. Instead, with `D` the last commit decoded before the snapshot
+//! `S` was taken:
+//!
+//! 1. After the stream was opened, `X` = a fresh transaction id (not the `xmax` of a snapshot,
+//!    which a commit that is logged and not yet visible may reach). Only snapshots with
+//!    `xmin >= X` are used: they see everything that committed before the stream's beginning.
+//! 2. Among the commits decoded by this stream, find the first (in the order of the log) that
+//!    `S` does not see, at `u`. Then `low = min(D, u - 1)`.
+//! 3. The rows get the version `(low, ordinal 0)`; real changes have ordinals from 1.
+//!
+//! Every change at or below `low` is in the rows: commits from before the stream by (1), commits
+//! of this stream by (2). Every change above `low` is decoded later or has been decoded already,
+//! with a greater version: it wins over the row, or has won. A chunk below `not_below` could
+//! bring back a row whose tombstone is gone; it is thrown away and read again.
+//!
+//! Surprise: the table is locked (against being dropped or rewritten, not against writers)
+//! before `S` is taken; see `source_sql.rs`.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, pin_mut};
+use tokio::time::Instant;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::catalog::{self, CatalogColumn, CatalogTable};
+use super::config::Config;
+use super::copy::decode_line;
+use super::quote::identifier;
+use super::source_sql::{self as sql, KeyColumn, Rows};
+use super::visibility::{Before, CommitLog, Snapshot};
+use super::{connect, lsn::Lsn};
+use crate::change::{Chunk, Key, Row, Timestamp};
+use crate::error::{Code, Error, Kind, Result};
+use crate::schema::{TableName, TableSchema};
+use crate::version::Version;
+use crate::{ChunkRequest, RowReader};
+
+const WAIT_MIN: Duration = Duration::from_millis(20);
+const WAIT_MAX: Duration = Duration::from_secs(1);
+const WAIT_SILENT: Duration = Duration::from_secs(5);
+
+/// A connection that reads rows.
+pub struct Reader {
+    config: Arc<Config>,
+    application: String,
+    commits: Arc<CommitLog>,
+    /// Taken while a transaction runs, so that a dropped future leaves none open.
+    client: Option<Client>,
+    keys: HashMap<u32, Arc<[KeyColumn]>>,
+}
+
+/// The transaction of a chunk: its snapshot is taken, its table locked and looked at.
+struct Opened {
+    client: Client,
+    snapshot: Snapshot,
+    read_at: Timestamp,
+    partitioned: bool,
+    key: Arc<[KeyColumn]>,
+}
+
+impl Reader {
+    /// Connects.
+    ///
+    /// # Errors
+    /// The connection.
+    pub async fn open(
+        config: Arc<Config>,
+        application: String,
+        commits: Arc<CommitLog>,
+    ) -> Result<Reader> {
+        let client = Some(connect::connect(&config, &application).await?);
+        Ok(Reader { config, application, commits, client, keys: HashMap::new() })
+    }
+
+    /// Takes snapshots until one is good enough, and returns what was asked of it.
+    async fn wait_for<T>(
+        &mut self,
+        table: &TableSchema,
+        enough: impl Fn(&CommitLog, Before, &Snapshot) -> Option<T>,
+    ) -> Result<(Opened, T)> {
+        let start = Instant::now();
+        let (mut wait, mut told) = (WAIT_MIN, false);
+        loop {
+            // The log's place first, the snapshot after it: never the other way round.
+            if let Some(before) = self.commits.before_snapshot() {
+                let opened = self.begin(table).await?;
+                if let Some(answer) = enough(&self.commits, before, &opened.snapshot) {
+                    return Ok((opened, answer));
+                }
+                self.finish(opened.client).await?;
+            }
+            if !told && start.elapsed() > WAIT_SILENT {
+                told = true;
+                tracing::info!(
+                    table = %table.name,
+                    "waiting for older transactions of the source to end before its rows are read"
+                );
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(WAIT_MAX);
+        }
+    }
+
+    async fn begin(&mut self, table: &TableSchema) -> Result<Opened> {
+        let client = match self.client.take().filter(|client| !client.is_closed()) {
+            Some(client) => client,
+            None => connect::connect(&self.config, &self.application).await?,
+        };
+        let failed = |error| table_error(&table.name, &error);
+        client.batch_execute(&sql::begin_chunk(&table.name)).await.map_err(failed)?;
+        let row = client.query_one(sql::SNAPSHOT, &[]).await.map_err(failed)?;
+        let snapshot = Snapshot::parse(row.get(0))?;
+        let read_at = Timestamp(row.get(1));
+        let now = catalog::by_ids(&client, &[table.id]).await?.pop();
+        let now = unchanged(table, now)?;
+        let key = match self.keys.get(&table.id) {
+            Some(key) => key.clone(),
+            None => {
+                let key: Arc<[KeyColumn]> = key_columns(&client, &now, table).await?.into();
+                self.keys.insert(table.id, key.clone());
+                key
+            }
+        };
+        let partitioned = now.partitioned;
+        Ok(Opened { client, snapshot, read_at, partitioned, key })
+    }
+
+    async fn finish(&mut self, client: Client) -> Result<()> {
+        let ended = client.batch_execute("COMMIT").await;
+        ended.map_err(|error| connect::error("end the reading of rows", &error))?;
+        self.client = Some(client);
+        Ok(())
+    }
+
+    /// The rows of a range in an open transaction, and where to go on.
+    async fn rows_in_range(
+        &mut self,
+        opened: Opened,
+        request: &ChunkRequest<'_>,
+    ) -> Result<(Vec<(Key, Row)>, Option<Key>)> {
+        let table = request.table;
+        // One more than asked for tells whether there are more.
+        let limit = request.rows_max.saturating_add(1);
+        let text = opened.rows(table).copy_range(request.after, request.filter, limit);
+        let mut rows = copy(&opened.client, table, &text)
+            .await
+            .map_err(|error| filter_error(error, request, table))?;
+        self.finish(opened.client).await?;
+        let more = rows.len() > request.rows_max;
+        rows.truncate(request.rows_max);
+        let next = rows.last().filter(|_| more).map(|(key, _)| key.clone());
+        Ok((rows, next))
+    }
+
+    /// The rows of these keys in an open transaction.
+    async fn rows_of(
+        &mut self,
+        opened: Opened,
+        table: &TableSchema,
+        keys: &[Key],
+    ) -> Result<Vec<(Key, Row)>> {
+        let mut rows = Vec::new();
+        if !keys.is_empty() {
+            rows = copy(&opened.client, table, &opened.rows(table).copy_keys(keys)).await?;
+            // Values that are equal to the server and spelled otherwise are other keys.
+            let wanted: HashSet<&Key> = keys.iter().collect();
+            rows.retain(|(key, _)| wanted.contains(key));
+        }
+        self.finish(opened.client).await?;
+        Ok(rows)
+    }
+}
+
+impl Opened {
+    fn rows<'a>(&'a self, table: &'a TableSchema) -> Rows<'a> {
+        Rows { table, partitioned: self.partitioned, key: &self.key }
+    }
+}
+
+/// The version that rows of this snapshot may claim, if it is not below `not_below`.
+fn claim(not_below: Version) -> impl Fn(&CommitLog, Before, &Snapshot) -> Option<Version> {
+    move |commits, before, snapshot| {
+        let low = commits.low(before, snapshot)?;
+        Some(Version::at_log(before.epoch, low.0)).filter(|version| *version >= not_below)
+    }
+}
+
+#[async_trait]
+impl RowReader for Reader {
+    async fn read_chunk(&mut self, request: &ChunkRequest<'_>) -> Result<Chunk> {
+        let table = request.table;
+        let (opened, version) = self.wait_for(table, claim(request.not_below)).await?;
+        let read_at = opened.read_at;
+        let (rows, next) = self.rows_in_range(opened, request).await?;
+        Ok(Chunk { table: table.clone(), version, read_at, rows, next })
+    }
+
+    async fn read_keys(
+        &mut self,
+        table: &Arc<TableSchema>,
+        keys: &[Key],
+        not_below: Version,
+    ) -> Result<Chunk> {
+        let (opened, version) = self.wait_for(table, claim(not_below)).await?;
+        let read_at = opened.read_at;
+        let rows = self.rows_of(opened, table, keys).await?;
+        Ok(Chunk { table: table.clone(), version, read_at, rows, next: None })
+    }
+
+    async fn reread(
+        &mut self,
+        table: &Arc<TableSchema>,
+        keys: &[Key],
+        at: Version,
+    ) -> Result<Vec<(Key, Row)>> {
+        let seen = |commits: &CommitLog, before, snapshot: &Snapshot| {
+            commits.sees(before, snapshot, Lsn(at.log)).then_some(())
+        };
+        let (opened, ()) = self.wait_for(table, seen).await?;
+        self.rows_of(opened, table, keys).await
+    }
+
+    async fn read_plain(
+        &mut self,
+        request: &ChunkRequest<'_>,
+    ) -> Result<(Vec<(Key, Row)>, Option<Key>)> {
+        let opened = self.begin(request.table).await?;
+        self.rows_in_range(opened, request).await
+    }
+
+    async fn read_plain_keys(
+        &mut self,
+        table: &Arc<TableSchema>,
+        keys: &[Key],
+    ) -> Result<Vec<(Key, Row)>> {
+        let opened = self.begin(table).await?;
+        self.rows_of(opened, table, keys).await
+    }
+
+    async fn any_value(&mut self, table: &TableSchema, columns: &[String]) -> Result<bool> {
+        if columns.is_empty() {
+            return Ok(false);
+        }
+        // Any snapshot will do, so there is nothing to wait for.
+        let opened = self.begin(table).await?;
+        let text = sql::any_value(&opened.rows(table), columns);
+        let answer = opened.client.simple_query(&text).await;
+        let answer = answer.map_err(|error| table_error(&table.name, &error))?;
+        self.finish(opened.client).await?;
+        let first = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        Ok(first == Some("t"))
+    }
+}
+
+/// Every column that was asked for is still there as it was.
+fn unchanged(table: &TableSchema, now: Option<CatalogTable>) -> Result<CatalogTable> {
+    let stop = |code, why: &str| {
+        let name = &table.name;
+        Error::table(
+            name,
+            code,
+            format!(
+                "table {name} {why}; adapt the target's table if need be, then run \
+                 `driftless backfill --table {name}`"
+            ),
+        )
+    };
+    let now = now.ok_or_else(|| stop(Code::MissingTable, "was dropped"))?;
+    if now.name != table.name {
+        return Err(stop(Code::SchemaChange, "was renamed"));
+    }
+    let has = |column: &crate::schema::Column| now.columns.iter().any(|now| now.column == *column);
+    if !table.columns.iter().all(has) {
+        return Err(stop(Code::SchemaChange, "has lost or changed columns"));
+    }
+    // The order in which a scan goes on must not change under it.
+    if !table.key_columns().map(|column| column.id).eq(now.key.iter().copied()) {
+        return Err(stop(Code::SchemaChange, "has another key"));
+    }
+    if now.row_security {
+        return Err(stop(Code::RowSecurity, "has row level security, which hides rows from us"));
+    }
+    Ok(now)
+}
+
+async fn key_columns(
+    client: &Client,
+    now: &CatalogTable,
+    table: &TableSchema,
+) -> Result<Vec<KeyColumn>> {
+    let of_key = |column: &&CatalogColumn| table.key_columns().any(|key| *key == column.column);
+    let types: Vec<u32> = now.columns.iter().filter(of_key).map(|c| c.base_type_id).collect();
+    let rows = client.query(sql::KEY_TYPES, &[&types]).await;
+    let rows = rows.map_err(|error| connect::error("read the types of a key", &error))?;
+    let column = |key: &crate::schema::Column| {
+        let column = now.columns.iter().find(|column| column.column == *key)?;
+        let of_type = rows.iter().find(|row| row.get::<_, u32>(0) == column.base_type_id)?;
+        let operator = |place, general: &str| {
+            of_type.get::<_, Option<String>>(place).unwrap_or_else(|| general.to_owned())
+        };
+        let name = identifier(&key.name);
+        Some(KeyColumn {
+            expression: match column.type_id == column.base_type_id {
+                true => name,
+                false => format!("{name}::{}", of_type.get::<_, String>(1)),
+            },
+            greater: operator(2, sql::GREATER),
+            equal: operator(3, sql::EQUAL),
+        })
+    };
+    let key: Option<Vec<KeyColumn>> = table.key_columns().map(column).collect();
+    key.ok_or_else(|| {
+        let message = format!("the key of table {} changed while it was looked at", table.name);
+        Error::table(&table.name, Code::SchemaChange, message)
+    })
+}
+
+/// Runs a COPY and reads its lines.
+async fn copy(client: &Client, table: &TableSchema, text: &str) -> Result<Vec<(Key, Row)>> {
+    let failed = |error| table_error(&table.name, &error);
+    let stream = client.copy_out(text).await.map_err(failed)?;
+    pin_mut!(stream);
+    let mut rows = Vec::new();
+    let mut rest: Vec<u8> = Vec::new();
+    while let Some(bytes) = stream.next().await {
+        let bytes = bytes.map_err(failed)?;
+        // The server sends line by line, but nothing promises that.
+        let mut bytes: &[u8] = &bytes;
+        while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
+            rest.extend_from_slice(&bytes[..end]);
+            rows.push(row(table, &rest)?);
+            rest.clear();
+            bytes = &bytes[end + 1..];
+        }
+        rest.extend_from_slice(bytes);
+    }
+    match rest.is_empty() {
+        true => Ok(rows),
+        false => Err(malformed(table)),
+    }
+}
+
+fn row(table: &TableSchema, line: &[u8]) -> Result<(Key, Row)> {
+    let row = decode_line(line).filter(|row| row.len() == table.columns.len());
+    let row = row.ok_or_else(|| malformed(table))?;
+    let key = Key::of(table, &row).ok_or_else(|| malformed(table))?;
+    Ok((key, row))
+}
+
+fn malformed(table: &TableSchema) -> Error {
+    let message = format!("read rows of {}: the source sent a line that is no row", table.name);
+    Error::stop(Code::Protocol, message)
+}
+
+/// An error while rows of one table are read concerns that table, unless it is the connection.
+fn table_error(table: &TableName, error: &tokio_postgres::Error) -> Error {
+    let error = connect::error(&format!("read rows of {table}"), error);
+    let remedy = match error.code {
+        Code::Permission => {
+            format!("; run `GRANT SELECT ON {} TO` our role", super::quote::table(table))
+        }
+        _ => String::new(),
+    };
+    match (&error.kind, error.code) {
+        (Kind::Transient, _) | (_, Code::Authentication | Code::Configuration) => error,
+        _ => Error::table(table, error.code, format!("{}{remedy}", error.message)),
+    }
+}
+
+/// With a condition of the user, an error that speaks of SQL or of values is the condition's.
+fn filter_error(error: Error, request: &ChunkRequest<'_>, table: &TableSchema) -> Error {
+    let about_sql = matches!(error.code, Code::Protocol | Code::MissingTable | Code::PoisonRow);
+    if request.filter.is_none() || error.is_transient() || !about_sql {
+        return error;
+    }
+    Error::table(
+        &table.name,
+        Code::Configuration,
+        format!(
+            "{}; correct the condition of --where (functions of your own need their schema)",
+            error.message
+        ),
+    )
+}

@@ -1,0 +1,191 @@
+//! PostgreSQL as a source: the contract's methods, each a few lines over the files beside it.
+//!
+//! Surprise: each method opens its own session and closes it; only the stream and the readers
+//! keep theirs. A session of a source that is asked once a minute would be in its way.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio_postgres::Client;
+
+use super::catalog::CatalogTable;
+use super::chunk::Reader;
+use super::config::Config;
+use super::lsn::{Bookmark, Lsn};
+use super::source_sql as sql;
+use super::stream::{self, Opening, Stream};
+use super::visibility::CommitLog;
+use super::{catalog, check, connect, subscribe};
+use crate::error::{Code, Error, Result};
+use crate::schema::{TablePatterns, TableSchema};
+use crate::version::{Position, Version};
+use crate::{ChangeStream, Finding, RowReader, Source, SourceOptions};
+
+/// A PostgreSQL database whose log we read, for one pipeline.
+pub struct PostgresSource {
+    config: Arc<Config>,
+    /// The name of slot and publication.
+    slot: String,
+    part_bytes: usize,
+    commits: Arc<CommitLog>,
+}
+
+/// A source; nothing is connected yet.
+///
+/// # Errors
+/// `configuration`, for a URL that cannot be read or a pipeline name that no slot can have.
+pub fn source(url: &str, options: &SourceOptions) -> Result<PostgresSource> {
+    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+    if options.pipeline.is_empty() || !options.pipeline.bytes().all(allowed) {
+        return Err(Error::stop(
+            Code::Configuration,
+            format!("pipeline name {:?} has other characters than a-z, 0-9, _", options.pipeline),
+        ));
+    }
+    Ok(PostgresSource {
+        config: Arc::new(Config::parse(url)?),
+        slot: format!("driftless_{}", options.pipeline),
+        part_bytes: options.part_bytes,
+        commits: Arc::default(),
+    })
+}
+
+impl PostgresSource {
+    async fn session(&self) -> Result<Client> {
+        connect::connect(&self.config, &stream::application(&self.slot)).await
+    }
+
+    /// The tables as the catalog has them now; each is still the one that is meant.
+    async fn current(
+        &self,
+        client: &Client,
+        tables: &[Arc<TableSchema>],
+    ) -> Result<Vec<CatalogTable>> {
+        let ids: Vec<u32> = tables.iter().map(|table| table.id).collect();
+        let current = catalog::by_ids(client, &ids).await?;
+        for table in tables {
+            let same = |now: &&CatalogTable| now.id == table.id && now.name == table.name;
+            let Some(now) = current.iter().find(same) else {
+                // Whoever asked looks at the tables again before the next try.
+                let message = format!("table {} was dropped or renamed just now", table.name);
+                return Err(Error::transient(Code::MissingTable, message));
+            };
+            now.schema()?;
+        }
+        Ok(current)
+    }
+}
+
+#[async_trait]
+impl Source for PostgresSource {
+    async fn check(&self, tables: &TablePatterns) -> Result<Vec<Finding>> {
+        check::check(&self.session().await?, &self.slot, tables).await
+    }
+
+    async fn tables(&self, tables: &TablePatterns) -> Result<Vec<Arc<TableSchema>>> {
+        let matching = catalog::matching(&self.session().await?, tables).await?;
+        matching.iter().map(|table| table.schema().map(Arc::new)).collect()
+    }
+
+    async fn subscribe(
+        &self,
+        tables: &[Arc<TableSchema>],
+        resume: Option<&Position>,
+    ) -> Result<Position> {
+        let client = self.session().await?;
+        let current = self.current(&client, tables).await?;
+        let mut walsender = stream::login(&self.config, &self.slot).await?;
+        let (identity, _) = stream::identify(&mut walsender).await?;
+        let Some(position) = resume else {
+            let publication =
+                subscribe::ensure_publication(&client, &self.slot, &current).await?.id;
+            let lsn = subscribe::create_slot(&client, &self.slot).await?;
+            return Ok(Bookmark { identity, publication, lsn, log: lsn }.position());
+        };
+        let ours = Bookmark::read(position)?;
+        // The slot first: whatever it has confirmed was in the log before.
+        let slot = subscribe::slot(&client, &self.slot).await?;
+        let flushed = flushed(&client).await?;
+        subscribe::prove(&self.slot, &ours, (&identity, flushed), slot.as_ref())?;
+        let publication = subscribe::publication(&client, &self.slot).await?;
+        subscribe::prove_publication(&self.slot, &ours, publication.as_ref())?;
+        subscribe::ensure_publication(&client, &self.slot, &current).await?;
+        Ok(position.clone())
+    }
+
+    async fn subscription(&self) -> Result<Option<String>> {
+        let client = self.session().await?;
+        let slot = subscribe::slot(&client, &self.slot).await?;
+        let publication = subscribe::publication(&client, &self.slot).await?;
+        Ok(match (slot.is_some(), publication.is_some()) {
+            (true, true) => Some(format!("replication slot and publication {}", self.slot)),
+            (true, false) => Some(format!("replication slot {}", self.slot)),
+            (false, true) => Some(format!("publication {}", self.slot)),
+            (false, false) => None,
+        })
+    }
+
+    async fn unsubscribe(&self) -> Result<()> {
+        subscribe::remove(&self.session().await?, &self.slot).await
+    }
+
+    async fn evict(&self) -> Result<()> {
+        subscribe::evict(&self.session().await?, &self.slot).await
+    }
+
+    async fn stream(
+        &self,
+        from: &Position,
+        epoch: u32,
+        tables: &[Arc<TableSchema>],
+    ) -> Result<Box<dyn ChangeStream>> {
+        let opening = Opening {
+            config: &self.config,
+            slot: &self.slot,
+            from: Bookmark::read(from)?,
+            epoch,
+            tables,
+            part_bytes: self.part_bytes,
+            commits: self.commits.clone(),
+        };
+        Ok(Box::new(Stream::open(opening).await?))
+    }
+
+    fn version_of(&self, position: &Position, epoch: u32) -> Result<Version> {
+        Ok(Version::at_log(epoch, Bookmark::read(position)?.log.0))
+    }
+
+    async fn mark(&self, epoch: u32) -> Result<Version> {
+        let row = self.session().await?.query_one(sql::MARK, &[]).await;
+        let row = row.map_err(|error| connect::error("write a marker into the log", &error))?;
+        let marker: Lsn = row.get::<_, String>(0).parse()?;
+        Ok(Version::at_log(epoch, marker.0))
+    }
+
+    async fn lag_bytes(&self, position: &Position) -> Result<u64> {
+        let ours = Bookmark::read(position)?;
+        Ok(flushed(&self.session().await?).await?.0.saturating_sub(ours.lsn.0))
+    }
+
+    async fn estimate_rows(&self, table: &TableSchema) -> Result<u64> {
+        let row = self.session().await?.query_one(sql::ESTIMATE, &[&table.id]).await;
+        let row = row.map_err(|error| connect::error("estimate the rows", &error))?;
+        Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+    }
+
+    async fn reader(&self) -> Result<Box<dyn RowReader>> {
+        let application = stream::application(&self.slot);
+        let reader = Reader::open(self.config.clone(), application, self.commits.clone()).await?;
+        Ok(Box::new(reader))
+    }
+}
+
+async fn flushed(client: &Client) -> Result<Lsn> {
+    let row = client.query_one(sql::FLUSHED, &[]).await;
+    row.map_err(|error| connect::error("read the end of the log", &error))?
+        .get::<_, String>(0)
+        .parse()
+}
+
+#[cfg(test)]
+mod tests;

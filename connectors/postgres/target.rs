@@ -1,0 +1,236 @@
+//! A PostgreSQL database as target, 14 and later. Called by the engine's applier through the
+//! `Target` contract; `sql.rs` writes the statements, and the files of this folder run them:
+//! `claim` (who writes, and what is remembered), `shape` and `prepare` (tables), `stage`, `apply`
+//! and `poison` (batches), `read` (rows and keys), `check`.
+//!
+//! Surprise: a future that is dropped half-way leaves its transaction open in the session, so
+//! every method first ends what an earlier one may have left.
+
+mod apply;
+mod check;
+mod claim;
+mod poison;
+mod prepare;
+mod read;
+mod shape;
+mod stage;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+
+use super::config::Config;
+use super::connect;
+use super::sql::TableSql;
+use crate::change::{Applied, Batch, Key, Row};
+use crate::error::{Code, Error, Result};
+use crate::schema::{TableName, TableSchema};
+use crate::version::Version;
+use crate::{Claim, Finding, KeyScan, Prepared, Remembered, TableRecord, Target, TargetOptions};
+
+/// A session with a target database.
+pub struct PostgresTarget {
+    client: Client,
+    options: TargetOptions,
+    /// What our claim raised it to; `None` before a claim.
+    fence: Option<u64>,
+    /// Whether this session holds the advisory lock that says that the pipeline is alive.
+    lock_held: bool,
+    /// What `_cdc_checkpoint` says of tables, as of our last commit.
+    tables: BTreeMap<TableName, TableRecord>,
+    stages: Vec<stage::Stage>,
+    tombstones: apply::Tombstones,
+    /// Whether a transaction may be open.
+    in_transaction: bool,
+    /// Whether a batch may have been committed without our knowing. Only a claim tells.
+    unknown_commit: bool,
+}
+
+/// Connects to a target.
+///
+/// # Errors
+/// `configuration`, for a URL that cannot be read; the connection.
+pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<PostgresTarget> {
+    let config = Config::parse(url)?;
+    let client = connect::connect(&config, &format!("driftless {}", options.pipeline)).await?;
+    Ok(PostgresTarget {
+        client,
+        options,
+        fence: None,
+        lock_held: false,
+        tables: BTreeMap::new(),
+        stages: Vec::new(),
+        tombstones: apply::Tombstones::unknown(),
+        in_transaction: false,
+        unknown_commit: false,
+    })
+}
+
+/// Why a statement did not do its work: the server's own words, for those who look at the
+/// SQLSTATE, or an error that is finished.
+enum Failure {
+    Server(tokio_postgres::Error),
+    Ours(Error),
+}
+
+type Attempt<T> = std::result::Result<T, Failure>;
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Failure {
+        Failure::Server(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Ours(error)
+    }
+}
+
+impl Failure {
+    fn doing(self, doing: &str) -> Error {
+        match self {
+            Failure::Server(error) => connect::error(doing, &error),
+            Failure::Ours(error) => error,
+        }
+    }
+}
+
+impl PostgresTarget {
+    fn sql<'a>(&'a self, table: &'a TableSchema, stage: &'a str) -> TableSql<'a> {
+        TableSql {
+            pipeline: &self.options.pipeline,
+            soft_deletes: self.options.soft_deletes,
+            table,
+            stage,
+        }
+    }
+
+    /// Ends a transaction that a dropped future may have left open.
+    async fn settle(&mut self) -> Result<()> {
+        if self.in_transaction {
+            self.client
+                .batch_execute("ROLLBACK")
+                .await
+                .map_err(|error| connect::error("end an interrupted transaction", &error))?;
+            self.in_transaction = false;
+        }
+        Ok(())
+    }
+
+    /// Takes back what this transaction did; a session that cannot is lost, and so is its
+    /// transaction.
+    async fn roll_back(&mut self) {
+        if self.client.batch_execute("ROLLBACK").await.is_ok() {
+            self.in_transaction = false;
+            self.unknown_commit = false;
+        }
+    }
+
+    /// Runs statements of which we want the rows, all columns in text.
+    async fn rows(
+        &self,
+        statements: &str,
+    ) -> std::result::Result<Vec<SimpleQueryRow>, tokio_postgres::Error> {
+        let messages = self.client.simple_query(statements).await?;
+        Ok(messages.into_iter().filter_map(into_row).collect())
+    }
+
+    /// The fence of our claim.
+    fn claimed(&self) -> Result<u64> {
+        self.fence.ok_or_else(|| {
+            Error::stop(Code::Internal, "the target was written to before it was claimed")
+        })
+    }
+}
+
+fn into_row(message: SimpleQueryMessage) -> Option<SimpleQueryRow> {
+    match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    }
+}
+
+/// How many rows the last statement of a message changed.
+fn last_count(messages: &[SimpleQueryMessage]) -> u64 {
+    let count = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::CommandComplete(count) => Some(*count),
+        _ => None,
+    };
+    messages.iter().rev().find_map(count).unwrap_or(0)
+}
+
+/// A column of a row that our own statement always fills.
+fn text(row: &SimpleQueryRow, index: usize) -> Result<&str> {
+    let missing = || Error::stop(Code::Protocol, format!("the target sent no column {index}"));
+    row.try_get(index).ok().flatten().ok_or_else(missing)
+}
+
+#[async_trait]
+impl Target for PostgresTarget {
+    async fn check(&mut self, tables: &[Arc<TableSchema>]) -> Result<Vec<Finding>> {
+        self.settle().await?;
+        self.findings(tables).await
+    }
+
+    async fn recall(&mut self) -> Result<Option<Remembered>> {
+        self.settle().await?;
+        self.remembered().await
+    }
+
+    async fn claim(&mut self, claim: &Claim) -> Result<Remembered> {
+        self.settle().await?;
+        self.become_writer(claim).await
+    }
+
+    async fn prepare(&mut self, table: &Arc<TableSchema>) -> Result<Prepared> {
+        self.settle().await?;
+        self.prepare_table(table).await
+    }
+
+    async fn release(&mut self, tables: &[TableName]) -> Result<()> {
+        self.settle().await?;
+        self.release_tables(tables).await
+    }
+
+    async fn apply(&mut self, batch: &Batch) -> Result<Applied> {
+        self.settle().await?;
+        if self.unknown_commit {
+            let message = "an earlier batch was interrupted, so the target must be claimed again";
+            return Err(Error::transient(Code::Unreachable, message));
+        }
+        self.apply_batch(batch).await
+    }
+
+    async fn read_rows(
+        &mut self,
+        table: &Arc<TableSchema>,
+        keys: &[Key],
+    ) -> Result<Vec<(Key, Version, Row)>> {
+        self.settle().await?;
+        self.rows_of_keys(table, keys).await
+    }
+
+    async fn read_keys(&mut self, scan: &KeyScan<'_>) -> Result<Vec<Key>> {
+        self.settle().await?;
+        self.keys_of_scan(scan).await
+    }
+
+    // Values keep their type, and a value whose type only the source knows keeps its text.
+    fn stored(&self, _table: &TableSchema, row: &Row) -> Row {
+        row.clone()
+    }
+
+    fn table_name(&self, table: &TableName) -> String {
+        table.to_string()
+    }
+
+    async fn forget(&mut self) -> Result<()> {
+        self.settle().await?;
+        self.forget_pipeline().await
+    }
+}

@@ -1,0 +1,297 @@
+//! Applies a batch in one transaction: fence and sequence first, then the rows by way of the
+//! staging tables, the tombstones, and the commit. `stage.rs` copies, `poison.rs` looks for the
+//! row that the server refused.
+//!
+//! Surprise: the checkpoint is written before the rows. Its row lock makes a second writer wait,
+//! and a writer that has lost its claim finds out before it has changed anything.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::SimpleQueryRow;
+use tokio_postgres::error::SqlState;
+
+use super::stage::{Staged, TablePart};
+use super::{Attempt, Failure, PostgresTarget, into_row, last_count, text};
+use crate::TableRecord;
+use crate::change::{Applied, Batch, Key};
+use crate::error::{Code, Error, Result};
+use crate::postgres::{connect, quote, sql, types};
+use crate::schema::TableName;
+use crate::version::Version;
+
+/// A lock that somebody holds on a table must show as a retry, not as silence.
+pub const BEGIN: &str = "\
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '30s'";
+
+/// What this session knows of the pipeline's tombstones, so that it need not ask.
+pub struct Tombstones {
+    /// Whether there may be any.
+    possible: bool,
+    /// The floor below which there are none.
+    collected: Version,
+}
+
+impl Tombstones {
+    /// Nothing is known.
+    pub fn unknown() -> Tombstones {
+        Tombstones { possible: true, collected: Version::ZERO }
+    }
+}
+
+impl PostgresTarget {
+    pub(super) async fn apply_batch(&mut self, batch: &Batch) -> Result<Applied> {
+        self.claimed()?;
+        self.retry_lock().await?;
+        match self.attempt(batch).await {
+            Ok(applied) => Ok(applied),
+            Err(Failure::Ours(error)) => {
+                self.roll_back().await;
+                Err(error)
+            }
+            Err(Failure::Server(error)) => {
+                self.roll_back().await;
+                Err(self.explain(batch, &error).await)
+            }
+        }
+    }
+
+    async fn attempt(&mut self, batch: &Batch) -> Attempt<Applied> {
+        let tables = self.tables_after(batch)?;
+        let mut places = Vec::with_capacity(batch.tables.len());
+        for part in &batch.tables {
+            let place = self.stage(&part.table).await?;
+            if places.contains(&place) {
+                let message = format!("a batch has two parts for {}", part.table.name);
+                return Err(Error::stop(Code::Internal, message).into());
+            }
+            places.push(place);
+        }
+        self.in_transaction = true;
+        self.unknown_commit = true;
+        let advance = self.advance_checkpoint(batch, tables.as_ref())?;
+        let replies = self.client.simple_query(&format!("{BEGIN}; {advance}")).await?;
+        if last_count(&replies) != 1 {
+            return self.unexpected_checkpoint(batch).await;
+        }
+        let check = self.check_tombstones(batch);
+        let mut statements = Vec::new();
+        let mut partial = false;
+        for (number, (part, &place)) in batch.tables.iter().zip(&places).enumerate() {
+            let part = TablePart::from(part);
+            let staged = self.fill(place, &part, check).await?;
+            partial |= !staged.partial.is_empty();
+            self.table_statements(&mut statements, &part, place, &staged, batch.floor, check);
+            if !staged.partial.is_empty() {
+                let stage = &self.stages[place].name;
+                statements.push(self.sql(part.table, stage).missing(number));
+            }
+        }
+        let collects = self.collect_statements(&mut statements, batch);
+        if !partial {
+            statements.push("COMMIT".into());
+        }
+        let replies = self.client.simple_query(&statements.join("; ")).await?;
+        let replies: Vec<SimpleQueryRow> = replies.into_iter().filter_map(into_row).collect();
+        let (missing, remain) = read_replies(batch, &replies)?;
+        if !missing.is_empty() {
+            self.roll_back().await;
+            return Ok(Applied::NeedsRows(missing));
+        }
+        if partial {
+            self.client.batch_execute("COMMIT").await?;
+        }
+        self.in_transaction = false;
+        self.unknown_commit = false;
+        if collects {
+            self.tombstones = Tombstones { possible: remain, collected: batch.floor };
+        }
+        if let Some(tables) = tables {
+            self.tables = tables;
+        }
+        Ok(Applied::Done)
+    }
+
+    /// What will be recorded of tables, if this batch changes it.
+    fn tables_after(&self, batch: &Batch) -> Result<Option<BTreeMap<TableName, TableRecord>>> {
+        if batch.status.is_empty() {
+            return Ok(None);
+        }
+        let mut tables = self.tables.clone();
+        for (name, status) in &batch.status {
+            let record = tables.get_mut(name).ok_or_else(|| {
+                let message = format!("the state of {name} changed before it was prepared");
+                Error::stop(Code::Internal, message)
+            })?;
+            record.status = status.clone();
+        }
+        Ok(Some(tables))
+    }
+
+    fn advance_checkpoint(
+        &self,
+        batch: &Batch,
+        tables: Option<&BTreeMap<TableName, TableRecord>>,
+    ) -> Result<String> {
+        let checkpoint = &batch.checkpoint;
+        let tables = match tables {
+            Some(tables) => {
+                format!(", tables = {}", quote::literal(&super::claim::write_tables(tables)?))
+            }
+            None => String::new(),
+        };
+        Ok(format!(
+            "UPDATE {} SET position = {}, version = {}, sequence = {}, \
+             updated_at = clock_timestamp(){tables} \
+             WHERE pipeline = {} AND fence = {} AND sequence = {}",
+            sql::CHECKPOINT,
+            quote::literal(&checkpoint.position.0),
+            sql::version(checkpoint.version),
+            checkpoint.sequence,
+            quote::literal(&self.options.pipeline),
+            self.claimed()?,
+            i128::from(checkpoint.sequence) - 1,
+        ))
+    }
+
+    /// The target is not where the batch begins. Either this very batch is already there and the
+    /// answer to its commit was lost, or somebody else writes.
+    async fn unexpected_checkpoint(&mut self, batch: &Batch) -> Attempt<Applied> {
+        self.roll_back().await;
+        let (fence, pipeline) = (self.claimed()?, &self.options.pipeline);
+        let Some(remembered) = self.remembered().await? else {
+            return Err(super::claim::lost(pipeline).into());
+        };
+        if remembered.fence != fence {
+            return Err(super::claim::fenced(pipeline).into());
+        }
+        if remembered.checkpoint.as_ref() == Some(&batch.checkpoint) {
+            self.tables = remembered.tables;
+            return Ok(Applied::Done);
+        }
+        let found = remembered.checkpoint.map_or(0, |checkpoint| checkpoint.sequence);
+        let message = format!(
+            "pipeline {pipeline}: batch {} does not follow the target's checkpoint {found}",
+            batch.checkpoint.sequence
+        );
+        Err(Error::stop(Code::Internal, message).into())
+    }
+
+    fn check_tombstones(&self, batch: &Batch) -> bool {
+        self.tombstones.possible || batch.tables.iter().any(|table| table.truncated.is_some())
+    }
+
+    /// Everything that a staged part does to its table.
+    pub(super) fn table_statements(
+        &self,
+        statements: &mut Vec<String>,
+        part: &TablePart<'_>,
+        place: usize,
+        staged: &Staged,
+        floor: Version,
+        check_tombstones: bool,
+    ) {
+        let sql = self.sql(part.table, &self.stages[place].name);
+        if let Some((truncation, updated_at)) = part.truncated {
+            let mut instant = Vec::new();
+            types::push_timestamp(&mut instant, updated_at);
+            statements.push(sql.truncate(truncation, &String::from_utf8_lossy(&instant)));
+            if truncation >= floor {
+                statements.push(sql.whole_table_tombstone(truncation));
+            }
+        }
+        if !part.deletes.is_empty() {
+            statements.push(sql.delete());
+        }
+        if part.deletes.iter().any(|delete| delete.version >= floor) {
+            statements.push(sql.tombstones(floor));
+        }
+        if staged.complete {
+            statements.push(sql.upsert(check_tombstones));
+        }
+        for (kind, absent) in (sql::FIRST_PARTIAL..).zip(&staged.partial) {
+            statements.push(sql.update_present(kind, absent));
+        }
+    }
+
+    /// Drops tombstones that nothing older can follow any more, and asks whether any are left.
+    /// Returns whether there was reason to.
+    fn collect_statements(&mut self, statements: &mut Vec<String>, batch: &Batch) -> bool {
+        let written = |table: &crate::change::TableBatch| {
+            let from_floor = |version: Version| version >= batch.floor;
+            table.truncated.is_some_and(|(version, _)| from_floor(version))
+                || table.deletes.iter().any(|delete| from_floor(delete.version))
+        };
+        // Known before the commit: whoever drops this future must not leave us believing less.
+        self.tombstones.possible |= batch.tables.iter().any(written);
+        if !self.tombstones.possible || batch.floor <= self.tombstones.collected {
+            return false;
+        }
+        let pipeline = &self.options.pipeline;
+        statements.push(sql::collect_tombstones(pipeline, batch.floor));
+        statements.push(format!(
+            "SELECT 'tombstones', EXISTS (SELECT FROM {} WHERE pipeline = {})",
+            sql::TOMBSTONE,
+            quote::literal(pipeline)
+        ));
+        true
+    }
+
+    /// Turns a refusal of the server into the reaction that it asks for.
+    async fn explain(&mut self, batch: &Batch, error: &tokio_postgres::Error) -> Error {
+        if is_about_data(error) {
+            return self.find_poison(batch, error).await.unwrap_or_else(|error| error);
+        }
+        if error.code().is_some_and(|code| code.code().starts_with("42"))
+            && error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+            && let Err(shape) = self.explain_shapes(batch).await
+        {
+            return shape;
+        }
+        connect::error("apply a batch", error)
+    }
+
+    /// A statement did not fit its table; says which table is not what was prepared.
+    async fn explain_shapes(&mut self, batch: &Batch) -> Result<()> {
+        // What was staged for a shape that is no more must not be used again.
+        if self.remembered().await?.is_none() {
+            return Err(super::claim::lost(&self.options.pipeline));
+        }
+        for table in &batch.tables {
+            self.expect_shape(&table.table).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the server refused a value: data exceptions, constraints, a trigger's own error, and
+/// a key too long for an index.
+pub fn is_about_data(error: &tokio_postgres::Error) -> bool {
+    let Some(code) = error.code().map(SqlState::code) else {
+        return false;
+    };
+    ["22", "23", "44"].iter().any(|class| code.starts_with(class))
+        || code == "P0001"
+        || code == "54000"
+}
+
+type Missing = Vec<(TableName, Vec<Key>)>;
+
+/// The keys of rows to be read from the source, and whether tombstones are left.
+fn read_replies(batch: &Batch, replies: &[SimpleQueryRow]) -> Result<(Missing, bool)> {
+    let mut missing: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
+    let mut remain = true;
+    let damaged = || Error::stop(Code::Protocol, "the target gave back a key that was not sent");
+    for row in replies {
+        if text(row, 0)? == "tombstones" {
+            remain = text(row, 1)? == "t";
+            continue;
+        }
+        let number: usize = text(row, 1)?.parse().map_err(|_| damaged())?;
+        let key = types::parse_hex(text(row, 2)?).and_then(|bytes| Key::from_bytes(&bytes));
+        missing.entry(number).or_default().push(key.ok_or_else(damaged)?);
+    }
+    let name = |number: usize| batch.tables[number].table.name.clone();
+    let missing = missing.into_iter().map(|(number, keys)| (name(number), keys)).collect();
+    Ok((missing, remain))
+}

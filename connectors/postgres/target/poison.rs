@@ -1,0 +1,137 @@
+//! Finds the row that the server refused. A batch is applied as a whole, so its error names no
+//! row; this applies it again in a transaction that is always rolled back, halving what fails
+//! until one row is left. Called by `apply.rs` after an error about data.
+//!
+//! Surprise: the half that succeeds stays applied while the other is tried, because two rows may
+//! be refused only together.
+
+use super::apply::{BEGIN, is_about_data};
+use super::stage::TablePart;
+use super::{Attempt, Failure, PostgresTarget};
+use crate::change::{Batch, Key, TableBatch};
+use crate::error::{Code, Error, Result};
+use crate::postgres::connect::{self, ServerError};
+use crate::version::Version;
+
+impl PostgresTarget {
+    /// Names the first row that the server refuses. `Err` says what else came of the search.
+    pub(super) async fn find_poison(
+        &mut self,
+        batch: &Batch,
+        refusal: &tokio_postgres::Error,
+    ) -> Result<Error> {
+        for table in &batch.tables {
+            // Made inside the transaction, a staging table would go with it.
+            let made = self.stage(&table.table).await;
+            made.map_err(|failure| failure.doing("make a staging table"))?;
+        }
+        self.in_transaction = true;
+        let found = self.search(batch).await;
+        self.roll_back().await;
+        match found {
+            Ok(Some(error)) => Ok(error),
+            // Something outside the batch was in its way, and is not any more.
+            Ok(None) => {
+                let cause = connect::error("apply a batch", refusal).message;
+                let message = format!("{cause}; row by row it was accepted");
+                Err(Error::transient(Code::PoisonRow, message))
+            }
+            Err(failure) => Err(failure.doing("look for the row that the target refused")),
+        }
+    }
+
+    async fn search(&mut self, batch: &Batch) -> Attempt<Option<Error>> {
+        // Constraints that wait for the commit would be silent in a transaction without one.
+        self.client.batch_execute(&format!("{BEGIN}; SET CONSTRAINTS ALL IMMEDIATE")).await?;
+        for table in &batch.tables {
+            let whole = table.deletes.len() + table.upserts.len();
+            let Some(mut refusal) = self.probe(table, 0, whole, batch.floor).await? else {
+                continue;
+            };
+            // Rows before `start` are applied; the first refused one is before `end`.
+            let (mut start, mut end) = (0, whole);
+            while end - start > 1 {
+                let middle = start + (end - start) / 2;
+                match self.probe(table, start, middle, batch.floor).await? {
+                    Some(error) => (end, refusal) = (middle, error),
+                    None => start = middle,
+                }
+            }
+            // The last probe of the remaining row may have been part of a larger one.
+            if let Some(error) = self.probe(table, start, end, batch.floor).await? {
+                refusal = error;
+            }
+            return Ok(Some(describe(table, row_at(table, start), &refusal)));
+        }
+        Ok(None)
+    }
+
+    /// Applies some of a table's rows, deletes before upserts, and says why that was refused.
+    async fn probe(
+        &mut self,
+        table: &TableBatch,
+        start: usize,
+        end: usize,
+        floor: Version,
+    ) -> Attempt<Option<ServerError>> {
+        self.client.batch_execute("SAVEPOINT probe").await?;
+        match self.apply_some(table, start, end, floor).await {
+            Ok(()) => {
+                self.client.batch_execute("RELEASE SAVEPOINT probe").await?;
+                Ok(None)
+            }
+            Err(Failure::Server(error)) if is_about_data(&error) => {
+                self.client.batch_execute("ROLLBACK TO SAVEPOINT probe").await?;
+                Ok(error.as_db_error().map(ServerError::from))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn apply_some(
+        &mut self,
+        table: &TableBatch,
+        start: usize,
+        end: usize,
+        floor: Version,
+    ) -> Attempt<()> {
+        let deletes = table.deletes.len();
+        let part = TablePart {
+            table: &table.table,
+            truncated: table.truncated.filter(|_| start == 0),
+            deletes: &table.deletes[start.min(deletes)..end.min(deletes)],
+            upserts: &table.upserts[start.saturating_sub(deletes)..end.saturating_sub(deletes)],
+        };
+        let place = self.stage(part.table).await?;
+        let staged = self.fill(place, &part, true).await?;
+        let mut statements = Vec::new();
+        self.table_statements(&mut statements, &part, place, &staged, floor, true);
+        // The staging table empties itself only at a commit.
+        statements.push(format!("DELETE FROM {}", self.stages[place].name));
+        self.client.batch_execute(&statements.join("; ")).await?;
+        Ok(())
+    }
+}
+
+fn row_at(table: &TableBatch, index: usize) -> Option<(&Key, Version)> {
+    match index.checked_sub(table.deletes.len()) {
+        None => table.deletes.get(index).map(|row| (&row.key, row.version)),
+        Some(index) => table.upserts.get(index).map(|row| (&row.key, row.version)),
+    }
+}
+
+fn describe(table: &TableBatch, row: Option<(&Key, Version)>, refusal: &ServerError) -> Error {
+    let name = &table.table.name;
+    let what = match row {
+        Some((key, version)) => format!("the row with key hash {} at {version}", key.hash()),
+        // Only a truncation is left, and a trigger or a foreign key that does not allow it.
+        None => "a truncation".to_owned(),
+    };
+    let names = refusal.objects.iter().map(|object| format!(", {object}")).collect::<String>();
+    let message = format!(
+        "the target refused {what} of {name} (SQLSTATE {}{names}); change the target table or \
+         the source row, then run `driftless backfill --table {name}`",
+        refusal.sqlstate
+    );
+    Error::table(name, Code::PoisonRow, message)
+}
