@@ -304,10 +304,7 @@ impl Pipeline {
         let reader = Reader { stream, queue, durable, resumed_from, finished };
         tasks.spawn(async move { ("reader", reader.run().await) });
         let batcher = Batcher::new(queued, requested, self.limits.bounds);
-        tasks.spawn(async move {
-            batcher.run().await;
-            ("batcher", Ok(()))
-        });
+        tasks.spawn(async move { ("batcher", batcher.run().await) });
         tasks.spawn(async move { ("applier", applier.run().await) });
         let incoming = Incoming { widened, asks };
         tasks.spawn(async move { ("backfill", backfills.run(incoming).await) });
