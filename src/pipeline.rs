@@ -113,12 +113,14 @@ impl Pipeline {
 
     async fn prepare(&self, session: &Session) -> Result<Ready> {
         let mut target = (self.connect_target)().await?;
-        let remembered = target.recall().await?;
+        let recalled = target.recall().await?;
         let saved = blocking(|| self.store.checkpoint()).map_err(|error| state_error(&error))?;
+        let tasks = blocking(|| self.store.tasks()).map_err(|error| state_error(&error))?;
         let subscription = self.source.subscription().await?;
         let memories = Memories {
-            target: remembered.as_ref(),
+            target: recalled.as_ref(),
             saved: saved.as_ref(),
+            ledger: tasks.iter().map(|task| task.sequence).max().unwrap_or(0),
             instance: self.store.instance(),
             subscription: subscription.as_deref(),
         };
@@ -136,6 +138,15 @@ impl Pipeline {
         if session.take_over {
             self.source.evict().await?;
         }
+        // Whoever wrote until the claim may have gone on after we had looked.
+        let before = recalled.as_ref().and_then(|recalled| recalled.checkpoint.as_ref());
+        let start = if remembered.checkpoint.as_ref() == before {
+            start
+        } else {
+            let nobody = "";
+            let target = Some(&remembered);
+            decide(Memories { target, instance: nobody, ..memories }, session.resync)?
+        };
         self.begin(target, remembered, start, schemas).await
     }
 
