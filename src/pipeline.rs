@@ -113,10 +113,11 @@ impl Pipeline {
 
     async fn prepare(&self, session: &Session) -> Result<Ready> {
         let mut target = (self.connect_target)().await?;
+        // In this order: whoever subscribes has claimed the target before.
+        let subscription = self.source.subscription().await?;
         let recalled = target.recall().await?;
         let saved = blocking(|| self.store.checkpoint()).map_err(|error| state_error(&error))?;
         let tasks = blocking(|| self.store.tasks()).map_err(|error| state_error(&error))?;
-        let subscription = self.source.subscription().await?;
         let memories = Memories {
             target: recalled.as_ref(),
             saved: saved.as_ref(),

@@ -138,7 +138,9 @@ fn between(world: &World, fate: &mut Fate) {
     let random = &world.random;
     let disk = &world.disks[random.below(2)];
     match random.below(12) {
-        0 => fate.backup = Some(world.target.backup()),
+        0 if world.target.remembered(PIPELINE).is_some_and(|r| r.checkpoint.is_some()) => {
+            fate.backup = Some(world.target.backup());
+        }
         1 => {
             if let Some(backup) = fate.backup.clone() {
                 world.tell(|| "the target goes back".into());
