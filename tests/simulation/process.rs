@@ -71,7 +71,8 @@ pub async fn live(world: &Arc<World>, command: Command) -> End {
         Ok(opened) => opened.store,
         Err(error) => return End::GaveUp(driftless::persist::state_error(&error)),
     };
-    let script = ProcessScript::new(world, store.instance(), command.plan.clone());
+    let instance = format!("machine-{}-{}", command.machine, store.instance());
+    let script = ProcessScript::new(world, &instance, command.plan.clone());
     live_with(world, command, store, script).await
 }
 
@@ -153,6 +154,7 @@ fn pipeline(world: &Arc<World>, store: Arc<dyn Store>, script: &Arc<ProcessScrip
     let source = MemorySource::new(&world.source, faults.clone())
         .in_parts(setup.part_changes_max)
         .without(setup.mutant);
+    let instance = script.instance().to_owned();
     let bounds = Bounds {
         rows: setup.batch_rows,
         bytes: 1 << 20,
@@ -168,7 +170,7 @@ fn pipeline(world: &Arc<World>, store: Arc<dyn Store>, script: &Arc<ProcessScrip
     Pipeline {
         source: Arc::new(source) as Arc<dyn Source>,
         connect_target: connect_target(world, faults),
-        store: Arc::new(WatchedStore { store, script: Arc::clone(script) }),
+        store: Arc::new(WatchedStore { store, instance, script: Arc::clone(script) }),
         tables: TablePatterns::parse(&["public.*"]).expect("a pattern"),
         limits,
         status: Arc::new(Status::new(PIPELINE)),

@@ -65,6 +65,11 @@ impl ProcessScript {
         self.killed.notified().await;
     }
 
+    /// The mark of the process's state directory.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
     /// How often each point was reached.
     pub fn counts(&self) -> BTreeMap<&'static str, usize> {
         self.lock().counts.clone()
@@ -136,6 +141,8 @@ impl Script for ProcessScript {
 /// The state directory as one process sees it.
 pub struct WatchedStore {
     pub store: Arc<dyn Store>,
+    /// Two disks in memory give the same marks to their stores, two machines do not.
+    pub instance: String,
     pub script: Arc<ProcessScript>,
 }
 
@@ -167,7 +174,7 @@ fn full() -> state::Error {
 
 impl Store for WatchedStore {
     fn instance(&self) -> &str {
-        self.store.instance()
+        &self.instance
     }
 
     fn checkpoint(&self) -> state::Result<Option<SavedCheckpoint>> {

@@ -55,6 +55,7 @@ async fn story(world: &Arc<World>) -> Result<(), String> {
 struct Fate {
     backup: Option<TargetBackup>,
     needs_resync: bool,
+    slot_made_twice: bool,
 }
 
 impl Fate {
@@ -65,6 +66,12 @@ impl Fate {
         if random.permille(850) {
             let end = live(world, first).await;
             return self.ended(world, &end);
+        }
+        let checkpoint = world.target.remembered(PIPELINE).and_then(|r| r.checkpoint);
+        if self.needs_resync || checkpoint.is_none() {
+            // Both may make the slot; the later one leaves a gap for the other, who must say so.
+            self.slot_made_twice = true;
+            world.watch.slot_is_unknown(true);
         }
         let second = Command { take_over: random.permille(500), ..self.command(world, 1) };
         let delay = Duration::from_millis([0, 3, 50, 1500][random.below(4)]);
@@ -117,7 +124,7 @@ impl Fate {
 
     fn expect_resync(&mut self, world: &World) {
         // Only a target that went back may find that the source keeps too little.
-        if self.backup.is_none() {
+        if self.backup.is_none() && !self.slot_made_twice {
             world.watch.report("the source keeps less than the target needs".into());
         }
         self.needs_resync = true;
