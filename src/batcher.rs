@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use connectors::change::{Change, TableStatus, Timestamp};
+use connectors::error::Result;
 use connectors::schema::{TableName, TableSchema};
 use connectors::version::{Position, Version};
 use tokio::sync::{mpsc, oneshot};
@@ -96,21 +97,24 @@ impl Batcher {
     }
 
     /// Runs until the reader or the applier is gone.
-    pub async fn run(mut self) {
+    ///
+    /// # Errors
+    /// A change that cannot be merged: a defect.
+    pub async fn run(mut self) -> Result<()> {
         loop {
-            self.resume_rest();
+            self.resume_rest()?;
             let deadline = self.since.map(|since| since + self.bounds.wait);
             let waited = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             let hungry = !self.full() && !(waited && self.may_go());
             tokio::select! {
                 biased;
                 queued = self.queue.recv(), if hungry => match queued {
-                    Some(queued) => self.add(queued),
-                    None => return,
+                    Some(queued) => self.add(queued)?,
+                    None => return Ok(()),
                 },
                 request = self.requests.recv(), if self.may_go() => match request {
                     Some(request) => self.give(request),
-                    None => return,
+                    None => return Ok(()),
                 },
             }
         }
@@ -128,7 +132,7 @@ impl Batcher {
         self.full() || (!self.inside && self.building.says_something(&self.merger))
     }
 
-    fn add(&mut self, mut queued: Queued) {
+    fn add(&mut self, mut queued: Queued) -> Result<()> {
         let transaction = take_transaction(&mut queued);
         let end = End {
             position: transaction.position.clone(),
@@ -140,17 +144,18 @@ impl Batcher {
             self.since.get_or_insert_with(Instant::now);
         }
         self.building.changes += transaction.changes.len() as u64;
-        self.merge(Box::new(transaction.versioned()), end, Some(queued));
+        self.merge(Box::new(transaction.versioned()), end, Some(queued))
     }
 
-    fn resume_rest(&mut self) {
+    fn resume_rest(&mut self) -> Result<()> {
         if self.rest.is_some() && !self.merger.is_empty() {
-            return;
+            return Ok(());
         }
         if let Some(Rest { changes, first, end, memory }) = self.rest.take() {
             self.since.get_or_insert_with(Instant::now);
-            self.merge(Box::new(std::iter::once(first).chain(changes)), end, memory);
+            self.merge(Box::new(std::iter::once(first).chain(changes)), end, memory)?;
         }
+        Ok(())
     }
 
     fn merge(
@@ -158,7 +163,7 @@ impl Batcher {
         mut changes: Box<dyn Iterator<Item = (Version, Change)> + Send>,
         end: End,
         memory: Option<Queued>,
-    ) {
+    ) -> Result<()> {
         while let Some((version, change)) = changes.next() {
             if let Change::Halt { table, code, message } = change {
                 let status = TableStatus::Stopped { code, message, version };
@@ -168,9 +173,9 @@ impl Batcher {
             if self.shape_differs(&change) {
                 self.inside = true;
                 self.rest = Some(Rest { changes, first: (version, change), end, memory });
-                return;
+                return Ok(());
             }
-            self.merger.add(version, end.committed_at, change);
+            self.merger.add(version, end.committed_at, change)?;
         }
         self.inside = !end.complete;
         self.building.committed_at = Some(end.committed_at);
@@ -178,6 +183,7 @@ impl Batcher {
             self.building.transactions += 1;
             self.building.reached = Some((end.position, end.version));
         }
+        Ok(())
     }
 
     fn shape_differs(&self, change: &Change) -> bool {

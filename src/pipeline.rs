@@ -113,12 +113,15 @@ impl Pipeline {
 
     async fn prepare(&self, session: &Session) -> Result<Ready> {
         let mut target = (self.connect_target)().await?;
-        let remembered = target.recall().await?;
-        let saved = blocking(|| self.store.checkpoint()).map_err(|error| state_error(&error))?;
+        // In this order: whoever subscribes has claimed the target before.
         let subscription = self.source.subscription().await?;
+        let recalled = target.recall().await?;
+        let saved = blocking(|| self.store.checkpoint()).map_err(|error| state_error(&error))?;
+        let tasks = blocking(|| self.store.tasks()).map_err(|error| state_error(&error))?;
         let memories = Memories {
-            target: remembered.as_ref(),
+            target: recalled.as_ref(),
             saved: saved.as_ref(),
+            ledger: tasks.iter().map(|task| task.sequence).max().unwrap_or(0),
             instance: self.store.instance(),
             subscription: subscription.as_deref(),
         };
@@ -136,6 +139,15 @@ impl Pipeline {
         if session.take_over {
             self.source.evict().await?;
         }
+        // Whoever wrote until the claim may have gone on after we had looked.
+        let before = recalled.as_ref().and_then(|recalled| recalled.checkpoint.as_ref());
+        let start = if remembered.checkpoint.as_ref() == before {
+            start
+        } else {
+            let nobody = "";
+            let target = Some(&remembered);
+            decide(Memories { target, instance: nobody, ..memories }, session.resync)?
+        };
         self.begin(target, remembered, start, schemas).await
     }
 
@@ -304,10 +316,7 @@ impl Pipeline {
         let reader = Reader { stream, queue, durable, resumed_from, finished };
         tasks.spawn(async move { ("reader", reader.run().await) });
         let batcher = Batcher::new(queued, requested, self.limits.bounds);
-        tasks.spawn(async move {
-            batcher.run().await;
-            ("batcher", Ok(()))
-        });
+        tasks.spawn(async move { ("batcher", batcher.run().await) });
         tasks.spawn(async move { ("applier", applier.run().await) });
         let incoming = Incoming { widened, asks };
         tasks.spawn(async move { ("backfill", backfills.run(incoming).await) });

@@ -35,6 +35,8 @@ pub struct Memories<'a> {
     pub target: Option<&'a Remembered>,
     /// The state directory.
     pub saved: Option<&'a SavedCheckpoint>,
+    /// The greatest sequence in the ledger of the backfills, which is written more often.
+    pub ledger: u64,
     /// The mark of the state directory.
     pub instance: &'a str,
     /// What the source still keeps for the pipeline.
@@ -46,7 +48,7 @@ pub struct Memories<'a> {
 /// # Errors
 /// `target-lost`, `slot-unknown`.
 pub fn decide(memories: Memories<'_>, resync: bool) -> Result<Start> {
-    let Memories { target, saved, instance, subscription } = memories;
+    let Memories { target, saved, ledger, instance, subscription } = memories;
     let checkpoint = target.and_then(|remembered| remembered.checkpoint.clone());
     if resync {
         let saved_epoch =
@@ -58,7 +60,9 @@ pub fn decide(memories: Memories<'_>, resync: bool) -> Result<Start> {
     match (checkpoint, target.is_some(), saved) {
         (Some(checkpoint), _, saved) => {
             let same = target.is_some_and(|remembered| remembered.instance == instance);
-            let ledger_holds = same && saved.is_some_and(|s| s.sequence <= checkpoint.sequence);
+            let written = saved.map(|saved| saved.sequence.max(ledger));
+            let ledger_holds =
+                same && written.is_some_and(|sequence| sequence <= checkpoint.sequence);
             Ok(Start::Resume { checkpoint, ledger_holds })
         }
         (None, _, Some(saved)) => Err(Error::stop(
@@ -118,6 +122,7 @@ mod tests {
         let memories = Memories {
             target: target.as_ref(),
             saved: ours.as_ref(),
+            ledger: 0,
             instance: "a",
             subscription: slot.then_some("slot s"),
         };
@@ -148,6 +153,23 @@ mod tests {
     }
 
     #[test]
+    fn s10_a_ledger_that_is_ahead_of_the_target_is_not_trusted() {
+        let (target, ours) = (remembered(Some(7)), saved(6));
+        let start = |ledger| {
+            let memories = Memories {
+                target: Some(&target),
+                saved: Some(&ours),
+                ledger,
+                instance: "a",
+                subscription: Some("slot s"),
+            };
+            decide(memories, false)
+        };
+        assert!(ledger(start(7)));
+        assert!(!ledger(start(8)));
+    }
+
+    #[test]
     fn a_target_that_lost_its_memory_is_never_a_first_run() {
         let lost = check(None, Some(7), true).unwrap_err();
         assert_eq!(lost.code, Code::TargetLost);
@@ -161,6 +183,7 @@ mod tests {
         let memories = Memories {
             target: Some(&target),
             saved: Some(&ours),
+            ledger: 0,
             instance: "b",
             subscription: None,
         };
