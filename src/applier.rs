@@ -33,12 +33,21 @@ const PERSIST_EVERY: Duration = Duration::from_millis(500);
 pub struct Order {
     /// Which table it is about.
     pub table: TableName,
-    /// Rows of a chunk, with the hold under which they were read.
-    pub rows: Option<(TableBatch, Hold)>,
-    /// The table's new state, recorded in the same transaction.
-    pub status: Option<TableStatus>,
+    /// What is to be done.
+    pub wanted: Wanted,
     /// Gets the target's sequence when it is durable.
-    pub done: oneshot::Sender<std::result::Result<u64, Error>>,
+    pub done: oneshot::Sender<Result<u64>>,
+}
+
+/// What a backfill may want.
+#[derive(Debug)]
+pub enum Wanted {
+    /// Write the rows of a chunk, which were read under this hold.
+    Rows(TableBatch, Hold),
+    /// Record the table as complete, unless it was stopped in the meantime.
+    Complete,
+    /// Record this state.
+    Status(TableStatus),
 }
 
 /// A table whose target got new columns, which rows copied earlier do not have.
@@ -280,30 +289,42 @@ impl Applier {
     }
 
     async fn apply_order(&mut self, order: Order) -> Result<()> {
-        let Order { table, rows, status, done } = order;
-        // A shape that changed since the rows were read: the backfill reads them again.
-        let stale = rows.as_ref().is_some_and(|(batch, _)| {
-            self.tables.get(&table).is_none_or(|known| known.schema != batch.table)
-        });
-        if stale {
-            let error = Error::transient(Code::SchemaChange, "the table's shape changed");
-            let _ = done.send(Err(error));
-            return Ok(());
-        }
-        if rows.is_some() && !self.tables.is_running(&table) {
-            let _ = done.send(Err(self.stopped(&table)));
-            return Ok(());
-        }
-        let statuses = status.into_iter().map(|status| (table.clone(), status)).collect();
-        let (batch, hold) = rows.unzip();
-        let outcome = self.commit(batch.into_iter().collect(), statuses, None).await;
-        drop(hold);
-        let running = self.tables.is_running(&table);
-        let answer = if running { Ok(self.checkpoint.sequence) } else { Err(self.stopped(&table)) };
-        outcome?;
+        let Order { table, wanted, done } = order;
+        let answer = match wanted {
+            Wanted::Rows(batch, hold) => self.apply_rows(&table, batch, hold).await?,
+            // The log may have stopped it since its last row was copied.
+            Wanted::Complete if !self.tables.is_running(&table) => Err(self.stopped(&table)),
+            Wanted::Complete => self.apply_status(table, TableStatus::Live).await?,
+            Wanted::Status(status) => self.apply_status(table, status).await?,
+        };
         // A backfill that no longer waits has been ended with the pipeline.
         let _ = done.send(answer);
         Ok(())
+    }
+
+    async fn apply_status(&mut self, table: TableName, status: TableStatus) -> Result<Result<u64>> {
+        self.commit(Vec::new(), BTreeMap::from([(table, status)]), None).await?;
+        Ok(Ok(self.checkpoint.sequence))
+    }
+
+    /// The answer is for the backfill, an error outside of it for the pipeline.
+    async fn apply_rows(
+        &mut self,
+        table: &TableName,
+        batch: TableBatch,
+        hold: Hold,
+    ) -> Result<Result<u64>> {
+        if !self.tables.is_running(table) {
+            return Ok(Err(self.stopped(table)));
+        }
+        // A shape that changed since the rows were read: the backfill reads them again.
+        if self.tables.get(table).is_none_or(|known| known.schema != batch.table) {
+            return Ok(Err(Error::transient(Code::SchemaChange, "the table's shape changed")));
+        }
+        self.commit(vec![batch], BTreeMap::new(), None).await?;
+        drop(hold);
+        let running = self.tables.is_running(table);
+        Ok(if running { Ok(self.checkpoint.sequence) } else { Err(self.stopped(table)) })
     }
 
     fn stopped(&self, name: &TableName) -> Error {

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::applier::{Order, Widened};
+use crate::applier::{Order, Wanted, Widened};
 use crate::control::{Ask, Reply, Request};
 use crate::floor::Floor;
 use crate::persist::{blocking, state_error};
@@ -124,9 +124,7 @@ impl Backfills {
     pub fn copy_unfinished(&mut self, fresh: &[TableName]) -> Result<()> {
         for table in self.shared.tables.all() {
             let name = &table.schema.name;
-            let has_task = self.waiting.iter().any(|task| {
-                task_table(task) == *name && task.filter.is_none() && task.keys.is_none()
-            });
+            let has_task = self.waiting.iter().any(|task| is_whole_copy(task, name));
             if table.status == TableStatus::Copying && !has_task {
                 // A table that was created empty has no rows to sweep.
                 self.create(name, None, None, !fresh.contains(name))?;
@@ -212,6 +210,10 @@ impl Backfills {
         if task.sweep {
             self.shared.tables.end_recopy(&table);
         }
+        let outcome = match outcome {
+            Ok(()) if is_whole_copy(&task, &table) => self.complete(&table, task.id).await,
+            other => other,
+        };
         let failure = match outcome {
             Ok(()) => None,
             Err(error) if matches!(error.kind, Kind::Table(_)) => Some(error),
@@ -228,6 +230,21 @@ impl Backfills {
         Ok(())
     }
 
+    /// Records the table as complete, if this was the last of its whole copies. Decided here and
+    /// not by the workers: two that end together would each wait for the other.
+    async fn complete(&self, table: &TableName, id: u64) -> Result<()> {
+        if self.whole_copy_in_ledger(table, Some(id))? {
+            return Ok(());
+        }
+        order(&self.shared, table, Wanted::Complete).await
+    }
+
+    /// Whether the ledger has a copy of the whole table, besides this one.
+    fn whole_copy_in_ledger(&self, table: &TableName, besides: Option<u64>) -> Result<bool> {
+        let tasks = blocking(|| self.shared.store.tasks()).map_err(|e| state_error(&e))?;
+        Ok(tasks.iter().any(|task| Some(task.id) != besides && is_whole_copy(task, table)))
+    }
+
     /// A table that cannot be copied is stopped, unless only the request was wrong.
     async fn failed(&self, table: &TableName, task: &Task, error: &Error) -> Result<()> {
         warn!(%table, code = %error.code, reason = error.message, "backfill failed");
@@ -237,7 +254,8 @@ impl Backfills {
         }
         let version = self.shared.floor.current();
         let (code, message) = (error.code, error.message.clone());
-        order_status(&self.shared, table, TableStatus::Stopped { code, message, version }).await
+        let stopped = TableStatus::Stopped { code, message, version };
+        order(&self.shared, table, Wanted::Status(stopped)).await
     }
 
     async fn answer(&mut self, task: &Task, failure: Option<Error>) {
@@ -263,15 +281,14 @@ impl Backfills {
         if reader.any_value(&table.schema, &widened.columns).await? {
             info!(table = %widened.table, "new columns have values: the table is copied again");
             self.create(&widened.table, None, None, true)?;
-        } else if !self.is_being_copied(&widened.table) {
-            order_status(&self.shared, &widened.table, TableStatus::Live).await?;
+        } else if !self.whole_copy_in_ledger(&widened.table, None)? {
+            match order(&self.shared, &widened.table, Wanted::Complete).await {
+                // Stopped in the meantime, and recorded as that.
+                Err(error) if matches!(error.kind, Kind::Table(_)) => {}
+                other => other?,
+            }
         }
         Ok(())
-    }
-
-    fn is_being_copied(&self, table: &TableName) -> bool {
-        let in_ledger = blocking(|| self.shared.store.tasks()).unwrap_or_default();
-        in_ledger.iter().any(|task| task_table(task) == *table)
     }
 
     async fn ask(&mut self, ask: Ask) -> Result<()> {
@@ -309,7 +326,7 @@ impl Backfills {
             self.shared.asked.lock().insert(id, asked);
         }
         for table in &stopped {
-            order_status(&self.shared, table, TableStatus::Copying).await?;
+            order(&self.shared, table, Wanted::Status(TableStatus::Copying)).await?;
         }
         match stopped.first() {
             None => Ok(()),
@@ -338,25 +355,20 @@ impl Backfills {
     }
 }
 
-/// Records a table's state through the applier and waits until it is durable.
-pub(crate) async fn order_status(
-    shared: &Shared,
-    table: &TableName,
-    status: TableStatus,
-) -> Result<()> {
+/// Has something done by the applier and waits until it is durable.
+async fn order(shared: &Shared, table: &TableName, wanted: Wanted) -> Result<()> {
     let (done, wait) = oneshot::channel();
-    let order = Order { table: table.clone(), rows: None, status: Some(status), done };
+    let order = Order { table: table.clone(), wanted, done };
     shared.orders.send(order).await.map_err(|_| ended())?;
-    match wait.await.map_err(|_| ended())? {
-        Ok(_) => Ok(()),
-        // It was stopped, which is what the order asked for or what came in between.
-        Err(error) if matches!(error.kind, Kind::Table(_)) => Ok(()),
-        Err(error) => Err(error),
-    }
+    wait.await.map_err(|_| ended())?.map(|_sequence| ())
 }
 
 pub(crate) fn task_table(task: &Task) -> TableName {
     TableName::new(task.schema.clone(), task.table.clone())
+}
+
+fn is_whole_copy(task: &Task, table: &TableName) -> bool {
+    task_table(task) == *table && task.filter.is_none() && task.keys.is_none()
 }
 
 fn needs_whole_copy(table: &TableName) -> Error {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use connectors::change::{Chunk, Key, TableStatus};
+use connectors::change::{Chunk, Key};
 use connectors::error::{Code, Error, Result};
 use connectors::schema::TableSchema;
 use connectors::version::Version;
@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 use super::{Shared, task_table};
-use crate::applier::Order;
+use crate::applier::{Order, Wanted};
 use crate::control::Reply;
 use crate::floor::Hold;
 use crate::merge::chunk_batch;
@@ -110,11 +110,7 @@ impl Worker {
         if self.task.sweep {
             self.sweep(&table).await?;
         }
-        self.settle().await?;
-        if self.task.filter.is_none() && !self.another_copy_is_due()? {
-            super::order_status(&self.shared, &table.name, TableStatus::Live).await?;
-        }
-        Ok(())
+        self.settle().await
     }
 
     async fn copy(&mut self, table: &Arc<TableSchema>) -> std::result::Result<(), Interrupted> {
@@ -204,7 +200,7 @@ impl Worker {
         let batch = chunk_batch(chunk, asked);
         self.settle().await?;
         let (done, wait) = oneshot::channel();
-        let order = Order { table, rows: Some((batch, hold)), status: None, done };
+        let order = Order { table, wanted: Wanted::Rows(batch, hold), done };
         self.shared.orders.send(order).await.map_err(|_| super::ended())?;
         self.task.rows += rows;
         self.sent = Some(Sent { done: wait, ledger: self.task.clone() });
@@ -241,18 +237,6 @@ impl Worker {
             });
         }
         Ok(())
-    }
-
-    /// Another whole copy of the table is in the ledger: only the last one completes the table.
-    fn another_copy_is_due(&self) -> Result<bool> {
-        let tasks = blocking(|| self.shared.store.tasks()).map_err(|e| state_error(&e))?;
-        let name = task_table(&self.task);
-        Ok(tasks.iter().any(|task| {
-            task.id != self.task.id
-                && task_table(task) == name
-                && task.filter.is_none()
-                && task.keys.is_none()
-        }))
     }
 
     fn schema(&self) -> Result<Arc<TableSchema>> {
