@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connectors::change::TableStatus;
 use connectors::error::{Code, Error, Kind, Result};
-use connectors::schema::TableName;
+use connectors::schema::{TableName, TableSchema};
 use connectors::{RowReader, Source};
 use state::{Phase, Store, Task};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::applier::{Order, Wanted, Widened};
+use crate::applier::{Order, Wanted, Widened, is_reshaped};
 use crate::control::{Ask, Reply, Request};
 use crate::floor::Floor;
 use crate::persist::{blocking, state_error};
@@ -170,6 +170,7 @@ impl Backfills {
             keys,
             sweep,
             marker: None,
+            columns: 0,
             phase: Phase::Copy,
             after: None,
             rows: 0,
@@ -211,12 +212,13 @@ impl Backfills {
             self.shared.tables.end_recopy(&table);
         }
         let outcome = match outcome {
-            Ok(()) if is_whole_copy(&task, &table) => self.complete(&table, task.id).await,
+            Ok(()) if is_whole_copy(&task, &table) => self.complete(&table, &task).await,
             other => other,
         };
         let failure = match outcome {
             Ok(()) => None,
             Err(error) if matches!(error.kind, Kind::Table(_)) => Some(error),
+            Err(error) if is_reshaped(&error) => return self.copy_again(task),
             Err(error) => return Err(error),
         };
         blocking(|| self.shared.store.remove_task(task.id)).map_err(|e| state_error(&e))?;
@@ -232,11 +234,19 @@ impl Backfills {
 
     /// Records the table as complete, if this was the last of its whole copies. Decided here and
     /// not by the workers: two that end together would each wait for the other.
-    async fn complete(&self, table: &TableName, id: u64) -> Result<()> {
-        if self.whole_copy_in_ledger(table, Some(id))? {
+    async fn complete(&self, table: &TableName, task: &Task) -> Result<()> {
+        if self.whole_copy_in_ledger(table, Some(task.id))? {
             return Ok(());
         }
-        order(&self.shared, table, Wanted::Complete).await
+        order(&self.shared, table, Wanted::Complete { columns: task.columns }).await
+    }
+
+    /// The table got columns after the last row of it was copied.
+    fn copy_again(&mut self, mut task: Task) -> Result<()> {
+        begin_again(&mut task);
+        blocking(|| self.shared.store.save_task(&task)).map_err(|error| state_error(&error))?;
+        self.enqueue(task);
+        Ok(())
     }
 
     /// Whether the ledger has a copy of the whole table, besides this one.
@@ -276,19 +286,25 @@ impl Backfills {
     }
 
     async fn widened(&mut self, widened: &Widened) -> Result<()> {
-        let Some(table) = self.shared.tables.get(&widened.table) else { return Ok(()) };
+        let name = &widened.table;
+        let Some(table) = self.shared.tables.get(name) else { return Ok(()) };
+        // A copy that is under way sees for itself that it has to begin again.
+        if self.whole_copy_in_ledger(name, None)? {
+            return Ok(());
+        }
         let mut reader = self.shared.source.reader().await?;
         if reader.any_value(&table.schema, &widened.columns).await? {
-            info!(table = %widened.table, "new columns have values: the table is copied again");
-            self.create(&widened.table, None, None, true)?;
-        } else if !self.whole_copy_in_ledger(&widened.table, None)? {
-            match order(&self.shared, &widened.table, Wanted::Complete).await {
-                // Stopped in the meantime, and recorded as that.
-                Err(error) if matches!(error.kind, Kind::Table(_)) => {}
-                other => other?,
-            }
+            info!(table = %name, "new columns have values: the table is copied again");
+            return self.create(name, None, None, true).map(|_id| ());
         }
-        Ok(())
+        let columns = count_columns(&table.schema);
+        match order(&self.shared, name, Wanted::Complete { columns }).await {
+            // Stopped in the meantime, and recorded as that.
+            Err(error) if matches!(error.kind, Kind::Table(_)) => Ok(()),
+            // More columns in the meantime: another word of it is on its way.
+            Err(error) if is_reshaped(&error) => Ok(()),
+            other => other,
+        }
     }
 
     async fn ask(&mut self, ask: Ask) -> Result<()> {
@@ -365,6 +381,19 @@ async fn order(shared: &Shared, table: &TableName, wanted: Wanted) -> Result<()>
 
 pub(crate) fn task_table(task: &Task) -> TableName {
     TableName::new(task.schema.clone(), task.table.clone())
+}
+
+/// Rows copied so far lack columns that the table has now, so they must be written over: the
+/// new marker is above the version that they have.
+fn begin_again(task: &mut Task) {
+    (task.sweep, task.marker) = (true, None);
+    (task.phase, task.after) = (Phase::Copy, None);
+    (task.columns, task.rows) = (0, 0);
+}
+
+/// Tables of the pipeline only ever get more columns, so their number tells the shapes apart.
+pub(crate) fn count_columns(schema: &TableSchema) -> u32 {
+    schema.columns.len() as u32
 }
 
 fn is_whole_copy(task: &Task, table: &TableName) -> bool {

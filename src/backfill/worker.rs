@@ -4,6 +4,7 @@
 //! asks the source for them by key, and applies the answer like any chunk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use connectors::change::{Chunk, Key};
 use connectors::error::{Code, Error, Result};
@@ -14,8 +15,8 @@ use state::{Phase, Task};
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
-use super::{Shared, task_table};
-use crate::applier::{Order, Wanted};
+use super::{Shared, count_columns, task_table};
+use crate::applier::{Order, Wanted, is_reshaped};
 use crate::control::Reply;
 use crate::floor::Hold;
 use crate::merge::chunk_batch;
@@ -23,6 +24,9 @@ use crate::persist::{blocking, state_error};
 
 /// How many keys are asked for at once in a sweep or a repair.
 const KEYS_PER_READ: usize = 1000;
+
+/// How long a copy waits before it begins again with another shape.
+const RESHAPED_PAUSE: Duration = Duration::from_millis(100);
 
 /// The state of one copy.
 pub struct Worker {
@@ -74,27 +78,28 @@ impl Worker {
                 Err(Interrupted::Reshaped) => {
                     info!(table = %task_table(&self.task), "shape changed: copy begins again");
                     self.begin_again();
+                    // The new shape may not be visible yet to those who read beside the log.
+                    tokio::time::sleep(RESHAPED_PAUSE).await;
                 }
             }
         }
     }
 
-    /// Rows copied before lack the new columns, so this time they must be written over: the new
-    /// marker is above the version that they have.
     fn begin_again(&mut self) {
         if !self.task.sweep {
             self.shared.tables.begin_recopy(&task_table(&self.task));
-            self.task.sweep = true;
         }
-        self.task.marker = None;
-        self.task.after = None;
-        self.task.rows = 0;
-        self.task.phase = Phase::Copy;
+        super::begin_again(&mut self.task);
         self.sent = None;
     }
 
     async fn attempt(&mut self) -> std::result::Result<(), Interrupted> {
         let table = self.schema()?;
+        let columns = count_columns(&table);
+        if self.task.columns != 0 && self.task.columns != columns {
+            return Err(Interrupted::Reshaped);
+        }
+        self.task.columns = columns;
         self.rows_estimated = self.shared.source.estimate_rows(&table).await.ok();
         if self.task.sweep && self.task.marker.is_none() {
             let marker = self.shared.source.mark(self.shared.epoch).await?;
@@ -197,6 +202,10 @@ impl Worker {
     ) -> std::result::Result<(), Interrupted> {
         let rows = chunk.rows.len() as u64;
         let table = chunk.table.name.clone();
+        // The log has told the applier of a new shape; rows sent before lack its columns.
+        if count_columns(&chunk.table) != self.task.columns && self.schema()? == chunk.table {
+            return Err(Interrupted::Reshaped);
+        }
         let batch = chunk_batch(chunk, asked);
         self.settle().await?;
         let (done, wait) = oneshot::channel();
@@ -219,9 +228,7 @@ impl Worker {
         let Some(Sent { done, mut ledger }) = self.sent.take() else { return Ok(()) };
         match done.await.map_err(|_| super::ended())? {
             Ok(sequence) => ledger.sequence = sequence,
-            Err(error) if error.code == Code::SchemaChange && error.is_transient() => {
-                return Err(Interrupted::Reshaped);
-            }
+            Err(error) if is_reshaped(&error) => return Err(Interrupted::Reshaped),
             Err(error) => return Err(error.into()),
         }
         blocking(|| self.shared.store.save_task(&ledger)).map_err(|e| state_error(&e))?;
