@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use crate::backfill::count_columns;
 use crate::batcher::{LogBatch, Request};
 use crate::floor::{Floor, Hold};
 use crate::merge::{MergedTable, complete};
@@ -33,12 +34,24 @@ const PERSIST_EVERY: Duration = Duration::from_millis(500);
 pub struct Order {
     /// Which table it is about.
     pub table: TableName,
-    /// Rows of a chunk, with the hold under which they were read.
-    pub rows: Option<(TableBatch, Hold)>,
-    /// The table's new state, recorded in the same transaction.
-    pub status: Option<TableStatus>,
+    /// What is to be done.
+    pub wanted: Wanted,
     /// Gets the target's sequence when it is durable.
-    pub done: oneshot::Sender<std::result::Result<u64, Error>>,
+    pub done: oneshot::Sender<Result<u64>>,
+}
+
+/// What a backfill may want.
+#[derive(Debug)]
+pub enum Wanted {
+    /// Write the rows of a chunk, which were read under this hold.
+    Rows(TableBatch, Hold),
+    /// Record the table as complete, unless in the meantime it was stopped or got columns.
+    Complete {
+        /// How many columns its rows have.
+        columns: u32,
+    },
+    /// Record this state.
+    Status(TableStatus),
 }
 
 /// A table whose target got new columns, which rows copied earlier do not have.
@@ -243,8 +256,8 @@ impl Applier {
             ));
         };
         match known.schema.evolution(&batch.table) {
-            Evolution::Same | Evolution::Reordered | Evolution::Fewer => Ok(()),
-            Evolution::Added(_) => self.widen(&batch.table).await,
+            Evolution::Same | Evolution::Fewer => Ok(()),
+            Evolution::Added(_) | Evolution::Reordered => self.widen(&batch.table).await,
             Evolution::Changed(how) => Err(shape_changed(name, &how)),
         }
     }
@@ -280,30 +293,58 @@ impl Applier {
     }
 
     async fn apply_order(&mut self, order: Order) -> Result<()> {
-        let Order { table, rows, status, done } = order;
-        // A shape that changed since the rows were read: the backfill reads them again.
-        let stale = rows.as_ref().is_some_and(|(batch, _)| {
-            self.tables.get(&table).is_none_or(|known| known.schema != batch.table)
-        });
-        if stale {
-            let error = Error::transient(Code::SchemaChange, "the table's shape changed");
-            let _ = done.send(Err(error));
-            return Ok(());
-        }
-        if rows.is_some() && !self.tables.is_running(&table) {
-            let _ = done.send(Err(self.stopped(&table)));
-            return Ok(());
-        }
-        let statuses = status.into_iter().map(|status| (table.clone(), status)).collect();
-        let (batch, hold) = rows.unzip();
-        let outcome = self.commit(batch.into_iter().collect(), statuses, None).await;
-        drop(hold);
-        let running = self.tables.is_running(&table);
-        let answer = if running { Ok(self.checkpoint.sequence) } else { Err(self.stopped(&table)) };
-        outcome?;
+        let Order { table, wanted, done } = order;
+        let answer = match wanted {
+            Wanted::Rows(batch, hold) => self.apply_rows(&table, batch, hold).await?,
+            // The log may have stopped it since its last row was copied.
+            Wanted::Complete { .. } if !self.tables.is_running(&table) => Err(self.stopped(&table)),
+            Wanted::Complete { columns } if !self.has_columns(&table, columns) => Err(reshaped()),
+            Wanted::Complete { .. } => self.apply_status(table, TableStatus::Live).await?,
+            Wanted::Status(status) => self.apply_status(table, status).await?,
+        };
         // A backfill that no longer waits has been ended with the pipeline.
         let _ = done.send(answer);
         Ok(())
+    }
+
+    async fn apply_status(&mut self, table: TableName, status: TableStatus) -> Result<Result<u64>> {
+        self.commit(Vec::new(), BTreeMap::from([(table, status)]), None).await?;
+        Ok(Ok(self.checkpoint.sequence))
+    }
+
+    /// The answer is for the backfill, an error outside of it for the pipeline.
+    async fn apply_rows(
+        &mut self,
+        table: &TableName,
+        batch: TableBatch,
+        hold: Hold,
+    ) -> Result<Result<u64>> {
+        if !self.tables.is_running(table) {
+            return Ok(Err(self.stopped(table)));
+        }
+        if self.tables.get(table).is_none_or(|known| known.schema != batch.table) {
+            return self.follow_rows(table, &batch).await.map(Err);
+        }
+        self.commit(vec![batch], BTreeMap::new(), None).await?;
+        drop(hold);
+        let running = self.tables.is_running(table);
+        Ok(if running { Ok(self.checkpoint.sequence) } else { Err(self.stopped(table)) })
+    }
+
+    /// Rows of a chunk with another shape than the log has told of so far. The backfill reads
+    /// them again: a wider table is ready then, a narrower one was read before the change showed.
+    async fn follow_rows(&mut self, table: &TableName, batch: &TableBatch) -> Result<Error> {
+        let mut statuses = BTreeMap::new();
+        if let Err(error) = self.follow_shape(batch).await {
+            self.stop_or_fail(error, self.checkpoint.version, &mut statuses)?;
+            self.commit(Vec::new(), statuses, None).await?;
+            return Ok(self.stopped(table));
+        }
+        Ok(reshaped())
+    }
+
+    fn has_columns(&self, table: &TableName, columns: u32) -> bool {
+        self.tables.get(table).is_some_and(|table| count_columns(&table.schema) == columns)
     }
 
     fn stopped(&self, name: &TableName) -> Error {
@@ -430,6 +471,17 @@ pub fn shape_changed(name: &TableName, how: &str) -> Error {
     );
     warn!(table = %name, how, "table changed its shape");
     Error::table(name, Code::SchemaChange, message)
+}
+
+/// What a backfill is told whose rows have another shape than the table by now.
+fn reshaped() -> Error {
+    Error::transient(Code::SchemaChange, "the table's shape changed")
+}
+
+/// Whether it is that.
+#[must_use]
+pub fn is_reshaped(error: &Error) -> bool {
+    error.code == Code::SchemaChange && error.is_transient()
 }
 
 fn partial_keys(batch: &TableBatch) -> Vec<Key> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use connectors::error::{Error, Result};
+use connectors::error::{Code, Error, Result};
 use connectors::{SourceOptions, TargetOptions, open_source, open_target};
 use state::Found;
 use tokio::sync::{mpsc, watch};
@@ -85,17 +85,30 @@ async fn run_sessions(
         take_over: options.take_over,
         resync: options.resync,
         until_current: options.until == Until::Current,
-        until_copied: options.until == Until::Requested,
+        until_answered: None,
         mark: None,
         established: false,
         asks,
         stop,
     };
     let answers = ask_all(options.requests, &asks_in);
+    let (answered, all_answered) = watch::channel(false);
+    let answers = tokio::spawn(collect(answers, answered));
+    if options.until == Until::Requested {
+        session.until_answered = Some(all_answered);
+    }
     let outcome = keep_running(&pipeline, &mut session, status).await;
     monitor.abort();
     outcome?;
-    first_failure(answers)
+    if *session.stop.borrow() {
+        answers.abort();
+        return Ok(());
+    }
+    // What was not answered until now never will be.
+    drop(pipeline);
+    drop(session);
+    drop(asks_in);
+    answers.await.map_err(|_| Error::stop(Code::Internal, "the requests' task has died"))?
 }
 
 fn open(settings: &Settings, status: &Arc<Status>) -> Result<Pipeline> {
@@ -154,15 +167,24 @@ fn ask_all(requests: Vec<Request>, asks: &mpsc::Sender<Ask>) -> Vec<mpsc::Receiv
     requests.into_iter().map(ask).collect()
 }
 
-fn first_failure(answers: Vec<mpsc::Receiver<Reply>>) -> Result<()> {
+/// Waits for the last answer to each request; tells when there is nothing more to wait for.
+async fn collect(answers: Vec<mpsc::Receiver<Reply>>, all: watch::Sender<bool>) -> Result<()> {
+    let mut outcome = Ok(());
     for mut answer in answers {
-        while let Ok(reply) = answer.try_recv() {
-            if let Reply::Failed { code, message } = reply {
-                return Err(Error::stop(code, message));
+        let interrupted = "the request was interrupted; run the same command again";
+        let mut last = Err(Error::transient(Code::Unreachable, interrupted));
+        while let Some(reply) = answer.recv().await {
+            match reply {
+                Reply::Done { .. } => last = Ok(()),
+                Reply::Failed { code, message } => last = Err(Error::stop(code, message)),
+                Reply::Progress { .. } | Reply::Status(_) => continue,
             }
+            break;
         }
+        outcome = outcome.and(last);
     }
-    Ok(())
+    all.send_replace(true);
+    outcome
 }
 
 async fn keep_running(
@@ -194,7 +216,7 @@ async fn keep_running(
         });
         let wait = backoff.next_wait();
         let wait_ms = wait.as_millis() as u64;
-        if error.code == connectors::error::Code::Resumed {
+        if error.code == Code::Resumed {
             info!(reason = error.message, "session begins again");
             continue;
         }

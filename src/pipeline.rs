@@ -75,8 +75,8 @@ pub struct Session {
     pub resync: bool,
     /// End when everything committed before the command began is durable and copied.
     pub until_current: bool,
-    /// End when no backfill is left.
-    pub until_copied: bool,
+    /// End when this becomes true: what the command itself asked for is done.
+    pub until_answered: Option<watch::Receiver<bool>>,
     /// The version that `until_current` waits for.
     pub mark: Option<Version>,
     /// Whether a session of this process has been running.
@@ -385,10 +385,8 @@ struct Goal<'a> {
 impl Goal<'_> {
     /// Passes requests on until it is time to end.
     async fn reached(&mut self) -> Result<()> {
-        loop {
-            if self.is_met() {
-                return Ok(());
-            }
+        let mut answered = self.session.until_answered.clone();
+        while !self.is_met() {
             tokio::select! {
                 biased;
                 _ = self.session.stop.wait_for(|stop| *stop) => return Ok(()),
@@ -397,30 +395,35 @@ impl Goal<'_> {
                 }
                 Ok(()) = self.reached.changed() => {}
                 Ok(()) = self.left.changed() => {}
+                () = becomes_true(&mut answered) => return Ok(()),
                 else => std::future::pending().await,
             }
         }
+        Ok(())
     }
 
-    fn is_met(&mut self) -> bool {
-        let copied = *self.left.borrow() == 0 && self.session.asks.is_empty();
-        let current = self.session.mark.is_none_or(|mark| *self.reached.borrow() >= mark);
-        match (self.session.until_current, self.session.until_copied) {
-            (false, false) => false,
-            (true, _) => copied && current,
-            (false, true) => copied,
-        }
+    fn is_met(&self) -> bool {
+        let current = self.session.mark.is_some_and(|mark| *self.reached.borrow() >= mark);
+        self.session.until_current && current && *self.left.borrow() == 0
     }
 
     /// A run that was to make everything current has failed if a table stands still.
     fn verdict(&self) -> Result<()> {
-        let ends_by_itself = self.session.until_current || self.session.until_copied;
+        let ends_by_itself = self.session.until_current;
         match self.tables.first_stopped() {
             Some((name, TableStatus::Stopped { code, message, .. })) if ends_by_itself => {
                 Err(Error::stop(code, message).context(format!("table {name} is stopped")))
             }
             _ => Ok(()),
         }
+    }
+}
+
+async fn becomes_true(flag: &mut Option<watch::Receiver<bool>>) {
+    match flag {
+        // A sender that is gone has nothing more to say either.
+        Some(flag) => drop(flag.wait_for(|flag| *flag).await),
+        None => std::future::pending().await,
     }
 }
 

@@ -22,6 +22,9 @@ pub struct Task {
     pub sweep: bool,
     /// The version below which a row is gone from the source: 16 bytes, big-endian.
     pub marker: Option<[u8; 16]>,
+    /// How many columns the rows done so far have; 0 before the first. A table that has got more
+    /// since is copied from the beginning.
+    pub columns: u32,
     /// What the task is doing.
     pub phase: Phase,
     /// The key of the last row that is done in this phase; `None` before the first.
@@ -50,6 +53,7 @@ impl fmt::Debug for Task {
             .field("keys_count", &self.keys.as_ref().map(Vec::len))
             .field("sweep", &self.sweep)
             .field("marker", &self.marker)
+            .field("columns", &self.columns)
             .field("phase", &self.phase)
             .field("after_bytes", &self.after.as_ref().map(Vec::len))
             .field("rows", &self.rows)

@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connectors::change::TableStatus;
 use connectors::error::{Code, Error, Kind, Result};
-use connectors::schema::TableName;
+use connectors::schema::{TableName, TableSchema};
 use connectors::{RowReader, Source};
 use state::{Phase, Store, Task};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::applier::{Order, Widened};
+use crate::applier::{Order, Wanted, Widened, is_reshaped};
 use crate::control::{Ask, Reply, Request};
 use crate::floor::Floor;
 use crate::persist::{blocking, state_error};
@@ -124,9 +124,7 @@ impl Backfills {
     pub fn copy_unfinished(&mut self, fresh: &[TableName]) -> Result<()> {
         for table in self.shared.tables.all() {
             let name = &table.schema.name;
-            let has_task = self.waiting.iter().any(|task| {
-                task_table(task) == *name && task.filter.is_none() && task.keys.is_none()
-            });
+            let has_task = self.waiting.iter().any(|task| is_whole_copy(task, name));
             if table.status == TableStatus::Copying && !has_task {
                 // A table that was created empty has no rows to sweep.
                 self.create(name, None, None, !fresh.contains(name))?;
@@ -172,6 +170,7 @@ impl Backfills {
             keys,
             sweep,
             marker: None,
+            columns: 0,
             phase: Phase::Copy,
             after: None,
             rows: 0,
@@ -212,9 +211,14 @@ impl Backfills {
         if task.sweep {
             self.shared.tables.end_recopy(&table);
         }
+        let outcome = match outcome {
+            Ok(()) if is_whole_copy(&task, &table) => self.complete(&table, &task).await,
+            other => other,
+        };
         let failure = match outcome {
             Ok(()) => None,
             Err(error) if matches!(error.kind, Kind::Table(_)) => Some(error),
+            Err(error) if is_reshaped(&error) => return self.copy_again(task),
             Err(error) => return Err(error),
         };
         blocking(|| self.shared.store.remove_task(task.id)).map_err(|e| state_error(&e))?;
@@ -228,6 +232,29 @@ impl Backfills {
         Ok(())
     }
 
+    /// Records the table as complete, if this was the last of its whole copies. Decided here and
+    /// not by the workers: two that end together would each wait for the other.
+    async fn complete(&self, table: &TableName, task: &Task) -> Result<()> {
+        if self.whole_copy_in_ledger(table, Some(task.id))? {
+            return Ok(());
+        }
+        order(&self.shared, table, Wanted::Complete { columns: task.columns }).await
+    }
+
+    /// The table got columns after the last row of it was copied.
+    fn copy_again(&mut self, mut task: Task) -> Result<()> {
+        begin_again(&mut task);
+        blocking(|| self.shared.store.save_task(&task)).map_err(|error| state_error(&error))?;
+        self.enqueue(task);
+        Ok(())
+    }
+
+    /// Whether the ledger has a copy of the whole table, besides this one.
+    fn whole_copy_in_ledger(&self, table: &TableName, besides: Option<u64>) -> Result<bool> {
+        let tasks = blocking(|| self.shared.store.tasks()).map_err(|e| state_error(&e))?;
+        Ok(tasks.iter().any(|task| Some(task.id) != besides && is_whole_copy(task, table)))
+    }
+
     /// A table that cannot be copied is stopped, unless only the request was wrong.
     async fn failed(&self, table: &TableName, task: &Task, error: &Error) -> Result<()> {
         warn!(%table, code = %error.code, reason = error.message, "backfill failed");
@@ -237,7 +264,8 @@ impl Backfills {
         }
         let version = self.shared.floor.current();
         let (code, message) = (error.code, error.message.clone());
-        order_status(&self.shared, table, TableStatus::Stopped { code, message, version }).await
+        let stopped = TableStatus::Stopped { code, message, version };
+        order(&self.shared, table, Wanted::Status(stopped)).await
     }
 
     async fn answer(&mut self, task: &Task, failure: Option<Error>) {
@@ -258,20 +286,25 @@ impl Backfills {
     }
 
     async fn widened(&mut self, widened: &Widened) -> Result<()> {
-        let Some(table) = self.shared.tables.get(&widened.table) else { return Ok(()) };
+        let name = &widened.table;
+        let Some(table) = self.shared.tables.get(name) else { return Ok(()) };
+        // A copy that is under way sees for itself that it has to begin again.
+        if self.whole_copy_in_ledger(name, None)? {
+            return Ok(());
+        }
         let mut reader = self.shared.source.reader().await?;
         if reader.any_value(&table.schema, &widened.columns).await? {
-            info!(table = %widened.table, "new columns have values: the table is copied again");
-            self.create(&widened.table, None, None, true)?;
-        } else if !self.is_being_copied(&widened.table) {
-            order_status(&self.shared, &widened.table, TableStatus::Live).await?;
+            info!(table = %name, "new columns have values: the table is copied again");
+            return self.create(name, None, None, true).map(|_id| ());
         }
-        Ok(())
-    }
-
-    fn is_being_copied(&self, table: &TableName) -> bool {
-        let in_ledger = blocking(|| self.shared.store.tasks()).unwrap_or_default();
-        in_ledger.iter().any(|task| task_table(task) == *table)
+        let columns = count_columns(&table.schema);
+        match order(&self.shared, name, Wanted::Complete { columns }).await {
+            // Stopped in the meantime, and recorded as that.
+            Err(error) if matches!(error.kind, Kind::Table(_)) => Ok(()),
+            // More columns in the meantime: another word of it is on its way.
+            Err(error) if is_reshaped(&error) => Ok(()),
+            other => other,
+        }
     }
 
     async fn ask(&mut self, ask: Ask) -> Result<()> {
@@ -309,7 +342,7 @@ impl Backfills {
             self.shared.asked.lock().insert(id, asked);
         }
         for table in &stopped {
-            order_status(&self.shared, table, TableStatus::Copying).await?;
+            order(&self.shared, table, Wanted::Status(TableStatus::Copying)).await?;
         }
         match stopped.first() {
             None => Ok(()),
@@ -338,25 +371,33 @@ impl Backfills {
     }
 }
 
-/// Records a table's state through the applier and waits until it is durable.
-pub(crate) async fn order_status(
-    shared: &Shared,
-    table: &TableName,
-    status: TableStatus,
-) -> Result<()> {
+/// Has something done by the applier and waits until it is durable.
+async fn order(shared: &Shared, table: &TableName, wanted: Wanted) -> Result<()> {
     let (done, wait) = oneshot::channel();
-    let order = Order { table: table.clone(), rows: None, status: Some(status), done };
+    let order = Order { table: table.clone(), wanted, done };
     shared.orders.send(order).await.map_err(|_| ended())?;
-    match wait.await.map_err(|_| ended())? {
-        Ok(_) => Ok(()),
-        // It was stopped, which is what the order asked for or what came in between.
-        Err(error) if matches!(error.kind, Kind::Table(_)) => Ok(()),
-        Err(error) => Err(error),
-    }
+    wait.await.map_err(|_| ended())?.map(|_sequence| ())
 }
 
 pub(crate) fn task_table(task: &Task) -> TableName {
     TableName::new(task.schema.clone(), task.table.clone())
+}
+
+/// Rows copied so far lack columns that the table has now, so they must be written over: the
+/// new marker is above the version that they have.
+fn begin_again(task: &mut Task) {
+    (task.sweep, task.marker) = (true, None);
+    (task.phase, task.after) = (Phase::Copy, None);
+    (task.columns, task.rows) = (0, 0);
+}
+
+/// Tables of the pipeline only ever get more columns, so their number tells the shapes apart.
+pub(crate) fn count_columns(schema: &TableSchema) -> u32 {
+    schema.columns.len() as u32
+}
+
+fn is_whole_copy(task: &Task, table: &TableName) -> bool {
+    task_table(task) == *table && task.filter.is_none() && task.keys.is_none()
 }
 
 fn needs_whole_copy(table: &TableName) -> Error {

@@ -4,8 +4,9 @@
 //! asks the source for them by key, and applies the answer like any chunk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use connectors::change::{Chunk, Key, TableStatus};
+use connectors::change::{Chunk, Key};
 use connectors::error::{Code, Error, Result};
 use connectors::schema::TableSchema;
 use connectors::version::Version;
@@ -14,8 +15,8 @@ use state::{Phase, Task};
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
-use super::{Shared, task_table};
-use crate::applier::Order;
+use super::{Shared, count_columns, task_table};
+use crate::applier::{Order, Wanted, is_reshaped};
 use crate::control::Reply;
 use crate::floor::Hold;
 use crate::merge::chunk_batch;
@@ -28,6 +29,8 @@ const KEYS_PER_READ: usize = 1000;
 const ROWS_FIRST: usize = 64;
 /// About the size of a chunk, in bytes, unless a single row is larger.
 const CHUNK_BYTES: usize = 4 << 20;
+/// How long a copy waits before it begins again with another shape.
+const RESHAPED_PAUSE: Duration = Duration::from_millis(100);
 
 /// The state of one copy.
 pub struct Worker {
@@ -88,27 +91,28 @@ impl Worker {
                 Err(Interrupted::Reshaped) => {
                     info!(table = %task_table(&self.task), "shape changed: copy begins again");
                     self.begin_again();
+                    // The new shape may not be visible yet to those who read beside the log.
+                    tokio::time::sleep(RESHAPED_PAUSE).await;
                 }
             }
         }
     }
 
-    /// Rows copied before lack the new columns, so this time they must be written over: the new
-    /// marker is above the version that they have.
     fn begin_again(&mut self) {
         if !self.task.sweep {
             self.shared.tables.begin_recopy(&task_table(&self.task));
-            self.task.sweep = true;
         }
-        self.task.marker = None;
-        self.task.after = None;
-        self.task.rows = 0;
-        self.task.phase = Phase::Copy;
+        super::begin_again(&mut self.task);
         self.sent = None;
     }
 
     async fn attempt(&mut self) -> std::result::Result<(), Interrupted> {
         let table = self.schema()?;
+        let columns = count_columns(&table);
+        if self.task.columns != 0 && self.task.columns != columns {
+            return Err(Interrupted::Reshaped);
+        }
+        self.task.columns = columns;
         self.rows_estimated = self.shared.source.estimate_rows(&table).await.ok();
         if self.task.sweep && self.task.marker.is_none() {
             let marker = self.shared.source.mark(self.shared.epoch).await?;
@@ -124,11 +128,7 @@ impl Worker {
         if self.task.sweep {
             self.sweep(&table).await?;
         }
-        self.settle().await?;
-        if self.task.filter.is_none() && !self.another_copy_is_due()? {
-            super::order_status(&self.shared, &table.name, TableStatus::Live).await?;
-        }
-        Ok(())
+        self.settle().await
     }
 
     async fn copy(&mut self, table: &Arc<TableSchema>) -> std::result::Result<(), Interrupted> {
@@ -216,10 +216,14 @@ impl Worker {
     ) -> std::result::Result<(), Interrupted> {
         let rows = chunk.rows.len() as u64;
         let table = chunk.table.name.clone();
+        // The log has told the applier of a new shape; rows sent before lack its columns.
+        if count_columns(&chunk.table) != self.task.columns && self.schema()? == chunk.table {
+            return Err(Interrupted::Reshaped);
+        }
         let batch = chunk_batch(chunk, asked);
         self.settle().await?;
         let (done, wait) = oneshot::channel();
-        let order = Order { table, rows: Some((batch, hold)), status: None, done };
+        let order = Order { table, wanted: Wanted::Rows(batch, hold), done };
         self.shared.orders.send(order).await.map_err(|_| super::ended())?;
         self.task.rows += rows;
         self.sent = Some(Sent { done: wait, ledger: self.task.clone() });
@@ -238,9 +242,7 @@ impl Worker {
         let Some(Sent { done, mut ledger }) = self.sent.take() else { return Ok(()) };
         match done.await.map_err(|_| super::ended())? {
             Ok(sequence) => ledger.sequence = sequence,
-            Err(error) if error.code == Code::SchemaChange && error.is_transient() => {
-                return Err(Interrupted::Reshaped);
-            }
+            Err(error) if is_reshaped(&error) => return Err(Interrupted::Reshaped),
             Err(error) => return Err(error.into()),
         }
         blocking(|| self.shared.store.save_task(&ledger)).map_err(|e| state_error(&e))?;
@@ -256,18 +258,6 @@ impl Worker {
             });
         }
         Ok(())
-    }
-
-    /// Another whole copy of the table is in the ledger: only the last one completes the table.
-    fn another_copy_is_due(&self) -> Result<bool> {
-        let tasks = blocking(|| self.shared.store.tasks()).map_err(|e| state_error(&e))?;
-        let name = task_table(&self.task);
-        Ok(tasks.iter().any(|task| {
-            task.id != self.task.id
-                && task_table(task) == name
-                && task.filter.is_none()
-                && task.keys.is_none()
-        }))
     }
 
     fn schema(&self) -> Result<Arc<TableSchema>> {

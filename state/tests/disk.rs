@@ -431,15 +431,15 @@ fn any_task() -> impl Strategy<Value = Task> {
     let keys = proptest::option::of(proptest::collection::vec(any::<Vec<u8>>(), 0..50));
     let words = (any::<u64>(), ".*", ".*", any::<Option<String>>(), keys);
     let rest = (any::<bool>(), any::<Option<[u8; 16]>>(), any::<bool>());
-    let done = (any::<Option<Vec<u8>>>(), any::<u64>(), any::<u64>());
+    let done = (any::<u32>(), any::<Option<Vec<u8>>>(), any::<u64>(), any::<u64>());
     (words, rest, done).prop_map(|(words, rest, done)| {
         let (id, schema, table, filter, keys) = words;
         let (sweep, marker, copying) = rest;
         let phase = if copying { Phase::Copy } else { Phase::Sweep };
-        let (after, rows, sequence) = done;
+        let (columns, after, rows, sequence) = done;
         #[rustfmt::skip]
         let task = Task {
-            id, schema, table, filter, keys, sweep, marker, phase, after, rows, sequence,
+            id, schema, table, filter, keys, sweep, marker, columns, phase, after, rows, sequence,
         };
         task
     })

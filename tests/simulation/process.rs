@@ -99,7 +99,7 @@ pub async fn live_with(
         take_over: command.take_over,
         resync: command.resync,
         until_current: command.until_current,
-        until_copied: false,
+        until_answered: None,
         mark: None,
         established: false,
         asks,

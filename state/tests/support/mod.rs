@@ -20,6 +20,7 @@ pub fn repair(id: u64, rows: u64) -> Task {
         keys: Some((0..700_u64).map(|key| key.to_be_bytes().to_vec()).collect()),
         sweep: true,
         marker: Some([3; 16]),
+        columns: 4,
         phase: Phase::Copy,
         after: Some(rows.to_be_bytes().to_vec()),
         rows,

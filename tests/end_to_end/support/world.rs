@@ -145,12 +145,17 @@ impl World {
         self.command(&["run", "--until-current"]).await.must_exit(0);
     }
 
-    /// Waits until a running daemon has brought over a row that is written now.
+    /// Waits until a running daemon has brought over a row that is written now, and every table
+    /// is complete.
     pub async fn arrival(&mut self, daemon: &mut Daemon) {
         self.sentinel += 1;
         let n = self.sentinel;
         self.execute(&format!("INSERT INTO sentinel VALUES ({n})")).await;
-        let query = format!("SELECT count(*) FROM sentinel WHERE n = {n}");
+        // The log runs beside the first copy, so the sentinel alone says nothing about that.
+        let query = format!(
+            "SELECT count(*) FROM sentinel WHERE n = {n} \
+             AND NOT EXISTS (SELECT 1 FROM _cdc_checkpoint WHERE tables LIKE '%\"copying\"%')"
+        );
         let deadline = Instant::now() + PATIENCE;
         while self.ask_target(&query).await.as_deref() != Some("1") {
             daemon.must_be_running();
