@@ -45,6 +45,8 @@ use crate::{ChunkRequest, RowReader};
 
 const WAIT_MIN: Duration = Duration::from_millis(20);
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// The planner's work grows with the square of the keys when a key has several columns.
+const KEYS_PER_STATEMENT: usize = 200;
 const WAIT_SILENT: Duration = Duration::from_secs(5);
 
 /// A connection that reads rows.
@@ -168,11 +170,12 @@ impl Reader {
         keys: &[Key],
     ) -> Result<Vec<(Key, Row)>> {
         let mut rows = Vec::new();
-        if !keys.is_empty() {
-            rows = copy(&opened.client, table, &opened.rows(table).copy_keys(keys)).await?;
+        for keys in keys.chunks(KEYS_PER_STATEMENT) {
+            let text = opened.rows(table).copy_keys(keys);
+            let found = copy(&opened.client, table, &text).await?;
             // Values that are equal to the server and spelled otherwise are other keys.
             let wanted: HashSet<&Key> = keys.iter().collect();
-            rows.retain(|(key, _)| wanted.contains(key));
+            rows.extend(found.into_iter().filter(|(key, _)| wanted.contains(key)));
         }
         self.finish(opened.client).await?;
         Ok(rows)
