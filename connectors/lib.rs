@@ -333,10 +333,11 @@ pub trait Target: Send {
     /// The target's name of a source table, for people.
     fn table_name(&self, table: &TableName) -> String;
 
-    /// Removes our own tables, or this pipeline's part of them; replicated tables stay.
+    /// Removes our own tables, or this pipeline's part of them; replicated tables stay. Needs no
+    /// claim while no instance is alive, and doing it twice is fine.
     ///
     /// # Errors
-    /// The connection.
+    /// The connection; `already-running`, or `fenced` after a claim that was taken over.
     async fn forget(&mut self) -> Result<()>;
 }
 
@@ -368,6 +369,24 @@ pub struct Finding {
     pub message: String,
     /// The exact SQL or command that mends it; empty when nothing is wrong.
     pub remedy: String,
+}
+
+impl Finding {
+    /// The finding as the one line that stops a pipeline. Many messages name their subject, and
+    /// end with their remedy, themselves; neither is said twice.
+    #[must_use]
+    pub fn into_error(self) -> Error {
+        let Finding { subject, message, remedy, code, .. } = self;
+        let mut line = match message.contains(&subject) {
+            true => message,
+            false => format!("{subject}: {message}"),
+        };
+        let remedy = remedy.trim_end_matches(';');
+        if !line.contains(remedy) {
+            line += &format!("; to mend it: {remedy}");
+        }
+        Error::stop(code.unwrap_or(Code::SourceSettings), line)
+    }
 }
 
 /// How bad a finding is.
@@ -435,13 +454,12 @@ fn scheme(url: &str) -> Result<Scheme> {
         Some("postgres" | "postgresql") => Ok(Scheme::Postgres),
         Some("sqlite") => Ok(Scheme::Sqlite),
         // The URL itself may hold a password, so only its scheme is repeated.
-        other => Err(Error::stop(
-            Code::Configuration,
-            format!(
-                "the URL's scheme is {:?}, which is none that driftless knows; write \
-                 postgres://user@host/database or sqlite:path.db",
-                other.unwrap_or("missing")
-            ),
-        )),
+        other => {
+            let what = other.map_or("the URL has no scheme".into(), |scheme| {
+                format!("the URL's scheme {scheme:?} is none that driftless knows")
+            });
+            let known = "write postgres://user@host/database or sqlite:path.db";
+            Err(Error::stop(Code::Configuration, format!("{what}; {known}")))
+        }
     }
 }

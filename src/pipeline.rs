@@ -10,7 +10,7 @@ use connectors::change::{Batch, Checkpoint, TableStatus};
 use connectors::error::{Code, Error, Kind, Result};
 use connectors::schema::{Evolution, TableName, TablePatterns, TableSchema};
 use connectors::version::Version;
-use connectors::{Claim, Finding, Level, Prepared, Remembered, Source, Target};
+use connectors::{Claim, Level, Prepared, Remembered, Source, Target};
 use state::Store;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -161,13 +161,7 @@ impl Pipeline {
         findings.extend(target.check(schemas).await?);
         match findings.into_iter().find(|finding| finding.level == Level::Failure) {
             None => Ok(()),
-            Some(Finding { code, message, remedy, .. }) if remedy.is_empty() => {
-                Err(Error::stop(code.unwrap_or(Code::SourceSettings), message))
-            }
-            Some(Finding { code, message, remedy, .. }) => {
-                let code = code.unwrap_or(Code::SourceSettings);
-                Err(Error::stop(code, format!("{message}; run: {remedy}")))
-            }
+            Some(finding) => Err(finding.into_error()),
         }
     }
 

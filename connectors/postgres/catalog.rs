@@ -180,13 +180,13 @@ impl CatalogTable {
         let name = quote::table(&self.name);
         let stop =
             |code, what: String| Err(Error::stop(code, format!("table {}{what}", self.name)));
-        let exclude = format!("or exclude it with \"!{}\"", self.name);
+        let exclude = format!("exclude it with \"!{}\"", self.name);
         if !self.permanent {
             return stop(
                 Code::SourceSettings,
                 format!(
                     " is unlogged, so its changes are not in the log; run `ALTER TABLE {name} SET \
-                     LOGGED` {exclude}"
+                     LOGGED` or {exclude}"
                 ),
             );
         }
@@ -195,7 +195,7 @@ impl CatalogTable {
                 Code::RowSecurity,
                 format!(
                     " has row level security, which would hide rows from us; run `ALTER ROLE … \
-                     BYPASSRLS` for our role {exclude}"
+                     BYPASSRLS` for our role or {exclude}"
                 ),
             );
         }
@@ -212,7 +212,7 @@ impl CatalogTable {
         if key.is_empty() {
             return stop(
                 Code::NoKey,
-                format!("{}; run `{}` {exclude}", self.no_key(), self.key_statement()),
+                format!("{}; run `{}` or {exclude}", self.no_key(), self.key_statement()),
             );
         }
         Ok(TableSchema {

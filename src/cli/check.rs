@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use super::{connect, print, to_json};
 use crate::config::Settings;
+use crate::persist::state_error;
 
 /// With less free space than this, a burst of spooled transactions may fill the disk.
 const FREE_BYTES_WARN: u64 = 1 << 30;
@@ -186,7 +187,7 @@ fn check_state(dir: &Path, pipeline: &str) -> Vec<Finding> {
         Err(error) => Finding {
             subject: "directory".into(),
             level: Level::Failure,
-            code: Some(Code::StateDisk),
+            code: Some(state_error(&error).code),
             message: error.message,
             remedy: String::new(),
         },

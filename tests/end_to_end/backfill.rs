@@ -206,9 +206,9 @@ async fn s58_backfill_of_an_empty_table_and_of_one_row(target: Target) {
     let world = World::new(target, sql).await;
     world.catch_up().await;
     world.must_be_equal().await;
-    world
-        .execute_in_target("INSERT INTO one (id, _cdc_version) SELECT 2, _cdc_version FROM one")
-        .await;
+    let extra = "INSERT INTO one (id, _cdc_version, _cdc_updated_at)
+        SELECT 2, _cdc_version, _cdc_updated_at FROM one";
+    world.execute_in_target(extra).await;
     world.command(&["backfill", "--table", "public.empty"]).await.must_exit(0);
     world.command(&["backfill", "--table", "public.one"]).await.must_exit(0);
     world.must_be_equal().await;

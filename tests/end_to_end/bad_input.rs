@@ -14,6 +14,7 @@ for_each_target! {
     a_pattern_that_matches_nothing_is_named_and_nothing_is_touched
     an_unknown_configuration_key_suggests_the_known_one
     the_state_directory_of_another_pipeline_is_refused
+    a_teardown_leaves_nothing_but_the_rows_and_a_new_pipeline_may_follow
     a_target_table_with_another_shape_is_refused
     a_target_table_with_rows_of_somebody_else_is_refused
 }
@@ -135,15 +136,53 @@ async fn the_state_directory_of_another_pipeline_is_refused(target: Target) {
     let mut world = World::new(target, SQL).await;
     world.pipeline = "other".into();
     world.catch_up().await;
-    world.command(&["teardown", "--yes"]).await;
     world.pipeline = "main".into();
-    let outcome = world.command(&["run", "--until-current"]).await;
-    // A teardown may have removed the state; then there is nothing to refuse.
-    if world.state().exists() {
-        must_be_one_clear_error(outcome, "state-other", &["other"]);
-    } else {
-        panic!("teardown removed the state directory, so this test proves nothing");
+    let (other, main) = (world.state().join("other"), world.state().join("main"));
+    std::fs::rename(&other, &main).unwrap();
+    world.execute("INSERT INTO t VALUES (2, 'not for main')").await;
+
+    for command in [&["run", "--until-current"][..], &["backfill"]] {
+        let outcome = world.command(command).await;
+        must_be_one_clear_error(outcome, "state-other", &["`other`", "`main`"]);
     }
+    let looked = world.command(&["check", "--json"]).await.must_exit(1);
+    assert!(looked.stdout.contains("\"state-other\""), "{looked}");
+    let ours = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'driftless_main'";
+    assert_eq!(world.ask(ours).await.as_deref(), Some("0"));
+    assert_eq!(world.ask_target("SELECT count(*) FROM t").await.as_deref(), Some("1"));
+
+    // Nothing was lost: under its own name the pipeline goes on where it was.
+    std::fs::rename(&main, &other).unwrap();
+    world.pipeline = "other".into();
+    world.catch_up().await;
+    world.must_be_equal().await;
+}
+
+async fn a_teardown_leaves_nothing_but_the_rows_and_a_new_pipeline_may_follow(target: Target) {
+    let mut world = World::new(target, SQL).await;
+    world.pipeline = "other".into();
+    world.catch_up().await;
+    for _ in 0..2 {
+        world.command(&["teardown", "--yes"]).await.must_exit(0);
+        for catalog in ["pg_replication_slots", "pg_publication"] {
+            let left = world.ask(&format!("SELECT count(*) FROM {catalog}")).await;
+            assert_eq!(left.as_deref(), Some("0"), "something is left in {catalog}");
+        }
+        assert!(!world.state().exists());
+        assert_eq!(world.ask_target("SELECT count(*) FROM t").await.as_deref(), Some("1"));
+        for table in ["_cdc_checkpoint", "_cdc_tombstone"] {
+            let left = world.ask_target(&format!("SELECT count(*) FROM {table}")).await;
+            assert_eq!(left, None, "{table} is left in the target");
+        }
+    }
+    world.pipeline = "main".into();
+    // The rows are nobody's now, so they have to be taken away first.
+    world.command(&["run", "--until-current"]).await.must_stop_with("target-not-empty");
+    for table in ["t", "sentinel"] {
+        world.execute_in_target(&format!("DROP TABLE {table}")).await;
+    }
+    world.catch_up().await;
+    world.must_be_equal().await;
 }
 
 async fn a_target_table_with_another_shape_is_refused(target: Target) {

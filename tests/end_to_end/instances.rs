@@ -85,8 +85,8 @@ async fn s100_verify_finds_what_somebody_changed_by_hand_and_repairs_only_that(t
     world.command(&["verify"]).await.must_exit(0);
     world.execute_in_target("DELETE FROM t WHERE id = 17").await;
     world.execute_in_target("UPDATE t SET v = 'forged' WHERE id = 23").await;
-    let extra = "INSERT INTO t (id, v, _cdc_version) SELECT 9000, 'extra', _cdc_version FROM t
-        WHERE id = 1";
+    let extra = "INSERT INTO t (id, v, _cdc_version, _cdc_updated_at)
+        SELECT 9000, 'extra', _cdc_version, _cdc_updated_at FROM t WHERE id = 1";
     world.execute_in_target(extra).await;
     let found = world.command(&["verify"]).await.must_exit(3);
     for key in ["17", "23", "9000"] {

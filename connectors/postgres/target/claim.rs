@@ -120,12 +120,7 @@ impl PostgresTarget {
                 self.end_lock_holder().await?;
             }
             if !self.wait_for_lock().await? && !ours && !claim.take_over {
-                let message = format!(
-                    "another instance is running pipeline {}; stop it, or add `--take-over` to \
-                     take the pipeline away from it",
-                    self.options.pipeline
-                );
-                return Err(Error::stop(Code::AlreadyRunning, message));
+                return Err(already_running(&self.options.pipeline));
             }
         }
         self.in_transaction = true;
@@ -295,10 +290,39 @@ impl PostgresTarget {
             sql::CHECKPOINT,
             sql::TOMBSTONE
         ));
-        self.change_records(&changes, BTreeMap::new()).await?;
+        match self.fence {
+            Some(_) => self.change_records(&changes, BTreeMap::new()).await?,
+            None => self.forget_unclaimed(&changes).await?,
+        }
         self.fence = None;
         Ok(())
     }
+
+    /// Without a claim nothing tells whether we may, except that no writer is alive. A writer
+    /// that only seems dead finds its record gone and commits nothing more.
+    async fn forget_unclaimed(&mut self, changes: &[String]) -> Result<()> {
+        if !self.wait_for_lock().await? {
+            return Err(already_running(&self.options.pipeline));
+        }
+        self.in_transaction = true;
+        let forget = format!("{}; {}; COMMIT", super::apply::BEGIN, changes.join("; "));
+        if let Err(error) = self.client.batch_execute(&forget).await {
+            self.roll_back().await;
+            return Err(connect::error("forget the pipeline", &error));
+        }
+        self.in_transaction = false;
+        self.tables = BTreeMap::new();
+        Ok(())
+    }
+}
+
+/// Another instance holds the lock and is therefore alive.
+fn already_running(pipeline: &str) -> Error {
+    let message = format!(
+        "another instance is running pipeline {pipeline}; stop it, or type `driftless run \
+         --take-over` to take the pipeline away from it"
+    );
+    Error::stop(Code::AlreadyRunning, message)
 }
 
 /// The number of a pipeline's advisory lock. Every release must agree on it.
