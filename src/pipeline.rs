@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::applier::{Applier, Channels, shape_changed};
-use crate::backfill::{Backfills, Incoming, Shared, Waiting};
+use crate::backfill::{Backfills, Shared, Waiting};
 use crate::batcher::{Batcher, Bounds};
 use crate::control::Ask;
 use crate::floor::Floor;
@@ -275,7 +275,6 @@ impl Pipeline {
         let (stop_in, stop) = watch::channel(false);
         let (finished_in, finished) = watch::channel(false);
         let (left_in, left) = watch::channel(usize::MAX);
-        let (asks_in, asks) = mpsc::channel(8);
 
         let shared = Shared {
             source: Arc::clone(&self.source),
@@ -318,10 +317,9 @@ impl Pipeline {
         let batcher = Batcher::new(queued, requested, self.limits.bounds);
         tasks.spawn(async move { ("batcher", batcher.run().await) });
         tasks.spawn(async move { ("applier", applier.run().await) });
-        let incoming = Incoming { widened, asks };
-        tasks.spawn(async move { ("backfill", backfills.run(incoming).await) });
+        tasks.spawn(async move { ("backfill", backfills.run(widened).await) });
 
-        let goal = Goal { session, reached, left, asks: asks_in, tables: &tables };
+        let goal = Goal { session, reached, left, asked: &self.asked, tables: &tables };
         let conductor = Conductor { tasks, stop: stop_in, finished: finished_in };
         conductor.conduct(goal).await
     }
@@ -338,8 +336,12 @@ impl Conductor {
     async fn conduct(mut self, mut goal: Goal<'_>) -> Result<()> {
         tokio::select! {
             biased;
-            ended = self.tasks.join_next() => return Err(unexpected_end(ended)),
-            outcome = goal.reached() => outcome?,
+            ended = self.tasks.join_next() => {
+                // The next session must not meet the remains of this one in the target.
+                self.tasks.shutdown().await;
+                return Err(unexpected_end(ended));
+            }
+            () = goal.reached() => {}
         }
         // The applier finishes the batch under way and writes the state directory; the reader
         // acknowledges; the others have nothing left to do.
@@ -378,23 +380,21 @@ struct Goal<'a> {
     session: &'a mut Session,
     reached: watch::Receiver<Version>,
     left: watch::Receiver<usize>,
-    asks: mpsc::Sender<Ask>,
+    asked: &'a Waiting,
     tables: &'a Tables,
 }
 
 impl Goal<'_> {
     /// Passes requests on until it is time to end.
-    async fn reached(&mut self) -> Result<()> {
+    async fn reached(&mut self) {
         loop {
             if self.is_met() {
-                return Ok(());
+                return;
             }
             tokio::select! {
                 biased;
-                _ = self.session.stop.wait_for(|stop| *stop) => return Ok(()),
-                Some(ask) = self.session.asks.recv() => {
-                    self.asks.send(ask).await.map_err(|_| crate::backfill::ended())?;
-                }
+                _ = self.session.stop.wait_for(|stop| *stop) => return,
+                Some(ask) = self.session.asks.recv() => self.asked.push(ask),
                 Ok(()) = self.reached.changed() => {}
                 Ok(()) = self.left.changed() => {}
                 else => std::future::pending().await,
@@ -403,7 +403,8 @@ impl Goal<'_> {
     }
 
     fn is_met(&mut self) -> bool {
-        let copied = *self.left.borrow() == 0 && self.session.asks.is_empty();
+        let asked = self.session.asks.is_empty() && self.asked.is_empty();
+        let copied = asked && *self.left.borrow() == 0;
         let current = self.session.mark.is_none_or(|mark| *self.reached.borrow() >= mark);
         match (self.session.until_current, self.session.until_copied) {
             (false, false) => false,
