@@ -194,7 +194,10 @@ impl Pipeline {
             tables.insert(Arc::clone(schema), status.clone());
             statuses.insert(name.clone(), status);
         }
-        let (checkpoint, new) = self.locate(&start, &schemas).await?;
+        let (checkpoint, new) = match self.locate(&start, &schemas).await {
+            Ok(located) => located,
+            Err(error) => return Err(unless_fenced(target.as_mut(), &remembered, error).await),
+        };
         if !matches!(start, Start::Resume { ledger_holds: true, .. }) {
             blocking(|| self.store.reset()).map_err(|error| state_error(&error))?;
         }
@@ -422,6 +425,17 @@ impl Goal<'_> {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// What looks like a gap may be another instance that has taken over and gone on.
+async fn unless_fenced(target: &mut dyn Target, claimed: &Remembered, error: Error) -> Error {
+    match target.recall().await {
+        Ok(Some(now)) if now.fence != claimed.fence => {
+            Error::stop(Code::Fenced, "another instance has taken the pipeline over")
+        }
+        // The first error says more than that the target cannot be asked.
+        Ok(_) | Err(_) => error,
     }
 }
 

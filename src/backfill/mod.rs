@@ -370,7 +370,7 @@ impl Backfills {
             self.shared.asked.lock().insert(id, asked);
         }
         for table in &stopped {
-            order(&self.shared, table, Wanted::Status(TableStatus::Copying)).await?;
+            order(&self.shared, table, Wanted::TakeUp).await?;
         }
         match stopped.first() {
             None => Ok(()),
