@@ -241,14 +241,15 @@ impl Backfills {
             Err(error) if is_reshaped(&error) => return self.copy_again(task),
             Err(error) => return Err(error),
         };
-        blocking(|| self.shared.store.remove_task(task.id)).map_err(|e| state_error(&e))?;
         self.shared.status.backfill_done(&table);
         match &failure {
             None => info!(%table, rows = task.rows, "backfill finished"),
             Some(error) => self.failed(&table, &task, error).await?,
         }
-        // The answer first: whoever waits for the last task ends the process.
+        // The answer before all else: a disk that fails now may have forgotten the task, and
+        // whoever waits for the last task ends the process.
         self.answer(&task, failure);
+        blocking(|| self.shared.store.remove_task(task.id)).map_err(|e| state_error(&e))?;
         self.tell_left();
         Ok(())
     }
