@@ -52,6 +52,9 @@ pub enum Wanted {
     },
     /// Record this state.
     Status(TableStatus),
+    /// Record a stopped table as to be copied. The log goes on passing over it until the next
+    /// session, which looks at its shape afresh.
+    TakeUp,
 }
 
 /// A table whose target got new columns, which rows copied earlier do not have.
@@ -301,6 +304,12 @@ impl Applier {
             Wanted::Complete { columns } if !self.has_columns(&table, columns) => Err(reshaped()),
             Wanted::Complete { .. } => self.apply_status(table, TableStatus::Live).await?,
             Wanted::Status(status) => self.apply_status(table, status).await?,
+            Wanted::TakeUp => {
+                let stopped = self.tables.get(&table).map(|known| known.status);
+                let answer = self.apply_status(table.clone(), TableStatus::Copying).await?;
+                stopped.into_iter().for_each(|status| self.tables.set_status(&table, status));
+                answer
+            }
         };
         // A backfill that no longer waits has been ended with the pipeline.
         let _ = done.send(answer);

@@ -85,18 +85,14 @@ async fn run_sessions(
         take_over: options.take_over,
         resync: options.resync,
         until_current: options.until == Until::Current,
-        until_answered: None,
+        until_copied: options.until == Until::Requested,
         mark: None,
         established: false,
         asks,
         stop,
     };
     let answers = ask_all(options.requests, &asks_in);
-    let (answered, all_answered) = watch::channel(false);
-    let answers = tokio::spawn(collect(answers, answered));
-    if options.until == Until::Requested {
-        session.until_answered = Some(all_answered);
-    }
+    let answers = tokio::spawn(collect(answers));
     let outcome = keep_running(&pipeline, &mut session, status).await;
     monitor.abort();
     outcome?;
@@ -167,8 +163,8 @@ fn ask_all(requests: Vec<Request>, asks: &mpsc::Sender<Ask>) -> Vec<mpsc::Receiv
     requests.into_iter().map(ask).collect()
 }
 
-/// Waits for the last answer to each request; tells when there is nothing more to wait for.
-async fn collect(answers: Vec<mpsc::Receiver<Reply>>, all: watch::Sender<bool>) -> Result<()> {
+/// Waits for the last answer to each request.
+async fn collect(answers: Vec<mpsc::Receiver<Reply>>) -> Result<()> {
     let mut outcome = Ok(());
     for mut answer in answers {
         let interrupted = "the request was interrupted; run the same command again";
@@ -183,7 +179,6 @@ async fn collect(answers: Vec<mpsc::Receiver<Reply>>, all: watch::Sender<bool>) 
         }
         outcome = outcome.and(last);
     }
-    all.send_replace(true);
     outcome
 }
 

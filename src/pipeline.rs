@@ -10,14 +10,14 @@ use connectors::change::{Batch, Checkpoint, TableStatus};
 use connectors::error::{Code, Error, Kind, Result};
 use connectors::schema::{Evolution, TableName, TablePatterns, TableSchema};
 use connectors::version::Version;
-use connectors::{Claim, Level, Prepared, Remembered, Source, Target};
+use connectors::{Claim, Finding, Level, Prepared, Remembered, Source, Target};
 use state::Store;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::applier::{Applier, Channels, shape_changed};
-use crate::backfill::{Backfills, Incoming, Shared, Waiting};
+use crate::backfill::{Backfills, Shared, Waiting};
 use crate::batcher::{Batcher, Bounds};
 use crate::control::Ask;
 use crate::floor::Floor;
@@ -75,8 +75,8 @@ pub struct Session {
     pub resync: bool,
     /// End when everything committed before the command began is durable and copied.
     pub until_current: bool,
-    /// End when this becomes true: what the command itself asked for is done.
-    pub until_answered: Option<watch::Receiver<bool>>,
+    /// End when no backfill is left.
+    pub until_copied: bool,
     /// The version that `until_current` waits for.
     pub mark: Option<Version>,
     /// Whether a session of this process has been running.
@@ -161,7 +161,13 @@ impl Pipeline {
         findings.extend(target.check(schemas).await?);
         match findings.into_iter().find(|finding| finding.level == Level::Failure) {
             None => Ok(()),
-            Some(finding) => Err(finding.into_error()),
+            Some(Finding { code, message, remedy, .. }) if remedy.is_empty() => {
+                Err(Error::stop(code.unwrap_or(Code::SourceSettings), message))
+            }
+            Some(Finding { code, message, remedy, .. }) => {
+                let code = code.unwrap_or(Code::SourceSettings);
+                Err(Error::stop(code, format!("{message}; run: {remedy}")))
+            }
         }
     }
 
@@ -188,7 +194,10 @@ impl Pipeline {
             tables.insert(Arc::clone(schema), status.clone());
             statuses.insert(name.clone(), status);
         }
-        let (checkpoint, new) = self.locate(&start, &schemas).await?;
+        let (checkpoint, new) = match self.locate(&start, &schemas).await {
+            Ok(located) => located,
+            Err(error) => return Err(unless_fenced(target.as_mut(), &remembered, error).await),
+        };
         if !matches!(start, Start::Resume { ledger_holds: true, .. }) {
             blocking(|| self.store.reset()).map_err(|error| state_error(&error))?;
         }
@@ -269,7 +278,6 @@ impl Pipeline {
         let (stop_in, stop) = watch::channel(false);
         let (finished_in, finished) = watch::channel(false);
         let (left_in, left) = watch::channel(usize::MAX);
-        let (asks_in, asks) = mpsc::channel(8);
 
         let shared = Shared {
             source: Arc::clone(&self.source),
@@ -312,10 +320,9 @@ impl Pipeline {
         let batcher = Batcher::new(queued, requested, self.limits.bounds);
         tasks.spawn(async move { ("batcher", batcher.run().await) });
         tasks.spawn(async move { ("applier", applier.run().await) });
-        let incoming = Incoming { widened, asks };
-        tasks.spawn(async move { ("backfill", backfills.run(incoming).await) });
+        tasks.spawn(async move { ("backfill", backfills.run(widened).await) });
 
-        let goal = Goal { session, reached, left, asks: asks_in, tables: &tables };
+        let goal = Goal { session, reached, left, asked: &self.asked, tables: &tables };
         let conductor = Conductor { tasks, stop: stop_in, finished: finished_in };
         conductor.conduct(goal).await
     }
@@ -332,8 +339,12 @@ impl Conductor {
     async fn conduct(mut self, mut goal: Goal<'_>) -> Result<()> {
         tokio::select! {
             biased;
-            ended = self.tasks.join_next() => return Err(unexpected_end(ended)),
-            outcome = goal.reached() => outcome?,
+            ended = self.tasks.join_next() => {
+                // The next session must not meet the remains of this one in the target.
+                self.tasks.shutdown().await;
+                return Err(unexpected_end(ended));
+            }
+            () = goal.reached() => {}
         }
         // The applier finishes the batch under way and writes the state directory; the reader
         // acknowledges; the others have nothing left to do.
@@ -372,38 +383,42 @@ struct Goal<'a> {
     session: &'a mut Session,
     reached: watch::Receiver<Version>,
     left: watch::Receiver<usize>,
-    asks: mpsc::Sender<Ask>,
+    asked: &'a Waiting,
     tables: &'a Tables,
 }
 
 impl Goal<'_> {
     /// Passes requests on until it is time to end.
-    async fn reached(&mut self) -> Result<()> {
-        let mut answered = self.session.until_answered.clone();
-        while !self.is_met() {
+    async fn reached(&mut self) {
+        loop {
+            if self.is_met() {
+                return;
+            }
             tokio::select! {
                 biased;
-                _ = self.session.stop.wait_for(|stop| *stop) => return Ok(()),
-                Some(ask) = self.session.asks.recv() => {
-                    self.asks.send(ask).await.map_err(|_| crate::backfill::ended())?;
-                }
+                _ = self.session.stop.wait_for(|stop| *stop) => return,
+                Some(ask) = self.session.asks.recv() => self.asked.push(ask),
                 Ok(()) = self.reached.changed() => {}
                 Ok(()) = self.left.changed() => {}
-                () = becomes_true(&mut answered) => return Ok(()),
                 else => std::future::pending().await,
             }
         }
-        Ok(())
     }
 
-    fn is_met(&self) -> bool {
-        let current = self.session.mark.is_some_and(|mark| *self.reached.borrow() >= mark);
-        self.session.until_current && current && *self.left.borrow() == 0
+    fn is_met(&mut self) -> bool {
+        let asked = self.session.asks.is_empty() && self.asked.is_empty();
+        let copied = asked && *self.left.borrow() == 0;
+        let current = self.session.mark.is_none_or(|mark| *self.reached.borrow() >= mark);
+        match (self.session.until_current, self.session.until_copied) {
+            (false, false) => false,
+            (true, _) => copied && current,
+            (false, true) => copied,
+        }
     }
 
     /// A run that was to make everything current has failed if a table stands still.
     fn verdict(&self) -> Result<()> {
-        let ends_by_itself = self.session.until_current;
+        let ends_by_itself = self.session.until_current || self.session.until_copied;
         match self.tables.first_stopped() {
             Some((name, TableStatus::Stopped { code, message, .. })) if ends_by_itself => {
                 Err(Error::stop(code, message).context(format!("table {name} is stopped")))
@@ -413,11 +428,14 @@ impl Goal<'_> {
     }
 }
 
-async fn becomes_true(flag: &mut Option<watch::Receiver<bool>>) {
-    match flag {
-        // A sender that is gone has nothing more to say either.
-        Some(flag) => drop(flag.wait_for(|flag| *flag).await),
-        None => std::future::pending().await,
+/// What looks like a gap may be another instance that has taken over and gone on.
+async fn unless_fenced(target: &mut dyn Target, claimed: &Remembered, error: Error) -> Error {
+    match target.recall().await {
+        Ok(Some(now)) if now.fence != claimed.fence => {
+            Error::stop(Code::Fenced, "another instance has taken the pipeline over")
+        }
+        // The first error says more than that the target cannot be asked.
+        Ok(_) | Err(_) => error,
     }
 }
 

@@ -13,7 +13,7 @@ use connectors::error::{Code, Error, Kind, Result};
 use connectors::schema::{TableName, TableSchema};
 use connectors::{RowReader, Source};
 use state::{Phase, Store, Task};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -51,13 +51,40 @@ pub struct Shared {
     pub asked: Arc<Waiting>,
 }
 
-/// Who asked for the tasks of these ids.
+/// What other commands asked for, and who waits for it. Outlives a session, so that nothing that
+/// was asked for is forgotten when a connection breaks before it is in the ledger.
 #[derive(Default)]
-pub struct Waiting(Mutex<BTreeMap<u64, Asked>>);
+pub struct Waiting {
+    /// Not in the ledger yet.
+    asks: Mutex<VecDeque<Ask>>,
+    arrived: Notify,
+    /// Who asked for the tasks of these ids.
+    asked: Mutex<BTreeMap<u64, Asked>>,
+}
 
 impl Waiting {
+    /// Takes in a request.
+    pub fn push(&self, ask: Ask) {
+        lock(&self.asks).push_back(ask);
+        self.arrived.notify_one();
+    }
+
+    /// Whether every request is in the ledger, or refused.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        lock(&self.asks).is_empty()
+    }
+
+    fn first(&self) -> Option<(Request, mpsc::Sender<Reply>)> {
+        lock(&self.asks).front().map(|ask| (ask.request.clone(), ask.reply.clone()))
+    }
+
+    fn remove_first(&self) {
+        lock(&self.asks).pop_front();
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Asked>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.asked)
     }
 }
 
@@ -82,14 +109,6 @@ struct Asked {
 struct Group {
     tasks: usize,
     rows: u64,
-}
-
-/// What the applier and the control socket bring.
-pub struct Incoming {
-    /// Tables that got columns.
-    pub widened: mpsc::UnboundedReceiver<Widened>,
-    /// Requests of other commands.
-    pub asks: mpsc::Receiver<Ask>,
 }
 
 impl Backfills {
@@ -133,12 +152,14 @@ impl Backfills {
         Ok(())
     }
 
-    /// Runs copies until the pipeline ends.
+    /// Runs copies until the pipeline ends. `widened` tells of tables that got columns.
     ///
     /// # Errors
     /// Whatever is not one table's own fault.
-    pub async fn run(mut self, mut incoming: Incoming) -> Result<()> {
+    pub async fn run(mut self, mut widened: mpsc::UnboundedReceiver<Widened>) -> Result<()> {
+        let asked = Arc::clone(&self.shared.asked);
         loop {
+            self.accept_all().await?;
             self.start_workers().await?;
             tokio::select! {
                 biased;
@@ -148,9 +169,8 @@ impl Backfills {
                     })?;
                     self.finished(task, outcome).await?;
                 }
-                Some(widened) = incoming.widened.recv() => self.widened(&widened).await?,
-                Some(ask) = incoming.asks.recv() => self.ask(ask).await?,
-                else => std::future::pending().await,
+                Some(widened) = widened.recv() => self.widened(&widened).await?,
+                () = asked.arrived.notified() => {}
             }
         }
     }
@@ -221,14 +241,16 @@ impl Backfills {
             Err(error) if is_reshaped(&error) => return self.copy_again(task),
             Err(error) => return Err(error),
         };
-        blocking(|| self.shared.store.remove_task(task.id)).map_err(|e| state_error(&e))?;
         self.shared.status.backfill_done(&table);
         match &failure {
             None => info!(%table, rows = task.rows, "backfill finished"),
             Some(error) => self.failed(&table, &task, error).await?,
         }
+        // The answer before all else: a disk that fails now may have forgotten the task, and
+        // whoever waits for the last task ends the process.
+        self.answer(&task, failure);
+        blocking(|| self.shared.store.remove_task(task.id)).map_err(|e| state_error(&e))?;
         self.tell_left();
-        self.answer(&task, failure).await;
         Ok(())
     }
 
@@ -268,7 +290,7 @@ impl Backfills {
         order(&self.shared, table, Wanted::Status(stopped)).await
     }
 
-    async fn answer(&mut self, task: &Task, failure: Option<Error>) {
+    fn answer(&self, task: &Task, failure: Option<Error>) {
         let Some(asked) = self.shared.asked.lock().remove(&task.id) else { return };
         let reply = match failure {
             Some(error) => Some(Reply::Failed { code: error.code, message: error.message }),
@@ -280,8 +302,7 @@ impl Backfills {
             }
         };
         if let Some(reply) = reply {
-            // Whoever asked may have gone; the copy was made all the same.
-            let _ = asked.reply.send(reply).await;
+            tell(&asked.reply, reply);
         }
     }
 
@@ -307,21 +328,29 @@ impl Backfills {
         }
     }
 
-    async fn ask(&mut self, ask: Ask) -> Result<()> {
-        let reply = ask.reply.clone();
-        match self.accept(ask).await {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind == Kind::Stop && error.code == Code::Configuration => {
-                let failed = Reply::Failed { code: error.code, message: error.message };
-                let _ = reply.send(failed).await;
-                Ok(())
+    /// Brings what was asked for into the ledger. It counts as asked for until it is there.
+    async fn accept_all(&mut self) -> Result<()> {
+        while let Some((request, reply)) = self.shared.asked.first() {
+            let outcome = self.accept(request, &reply).await;
+            match &outcome {
+                Err(error) if error.is_transient() && error.code != Code::Resumed => {
+                    return outcome;
+                }
+                Ok(()) | Err(_) => self.shared.asked.remove_first(),
             }
-            Err(error) => Err(error),
+            match outcome {
+                Err(error) if error.kind == Kind::Stop && error.code == Code::Configuration => {
+                    tell(&reply, Reply::from(error));
+                }
+                other => other?,
+            }
+            self.tell_left();
         }
+        Ok(())
     }
 
-    async fn accept(&mut self, ask: Ask) -> Result<()> {
-        let (tables, filter, keys) = match ask.request {
+    async fn accept(&mut self, request: Request, reply: &mpsc::Sender<Reply>) -> Result<()> {
+        let (tables, filter, keys) = match request {
             Request::Status => return Ok(()),
             Request::Backfill { tables, filter } => (self.named(&tables)?, filter, None),
             Request::Repair { table, keys } => {
@@ -338,11 +367,11 @@ impl Backfills {
         let group = Arc::new(Mutex::new(Group { tasks: tables.len(), rows: 0 }));
         for table in &tables {
             let id = self.create(table, filter.clone(), keys.clone(), true)?;
-            let asked = Asked { reply: ask.reply.clone(), group: Arc::clone(&group) };
+            let asked = Asked { reply: reply.clone(), group: Arc::clone(&group) };
             self.shared.asked.lock().insert(id, asked);
         }
         for table in &stopped {
-            order(&self.shared, table, Wanted::Status(TableStatus::Copying)).await?;
+            order(&self.shared, table, Wanted::TakeUp).await?;
         }
         match stopped.first() {
             None => Ok(()),
@@ -369,6 +398,12 @@ impl Backfills {
         };
         names.iter().map(find).collect()
     }
+}
+
+/// Gives a last answer. Whoever asked may have gone; the copy was made all the same. It never
+/// waits: somebody who does not listen must not hold up the copies of others.
+fn tell(asker: &mpsc::Sender<Reply>, reply: Reply) {
+    let _ = asker.try_send(reply);
 }
 
 /// Has something done by the applier and waits until it is durable.
@@ -421,6 +456,6 @@ fn unknown_table(name: &str, all: &[TableName]) -> Error {
     )
 }
 
-fn lock(group: &Mutex<Group>) -> MutexGuard<'_, Group> {
-    group.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

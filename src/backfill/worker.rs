@@ -248,7 +248,9 @@ impl Worker {
         blocking(|| self.shared.store.save_task(&ledger)).map_err(|e| state_error(&e))?;
         let table = task_table(&ledger);
         self.shared.status.copied(&table, ledger.rows, self.rows_estimated);
-        if let Some(reply) = &self.reply {
+        // Half of the room is kept for last answers, which must not be lost.
+        let has_room = |reply: &&mpsc::Sender<Reply>| reply.capacity() > reply.max_capacity() / 2;
+        if let Some(reply) = self.reply.as_ref().filter(has_room) {
             let rows_estimated = self.rows_estimated;
             // Whoever asked may have gone or be slow; progress is not worth waiting for.
             let _ = reply.try_send(Reply::Progress {

@@ -9,6 +9,7 @@
 // What a test cannot expect it must panic about; the lint knows tests only by their attribute.
 #![allow(clippy::expect_used)]
 
+mod directed;
 mod process;
 mod random;
 mod script;
@@ -49,4 +50,29 @@ fn seeds_that_failed_once_do_not_fail_again() {
     let saved = saved.filter_map(|line| line.split_whitespace().next()?.parse().ok());
     let failures = failures(saved, Mutant::None, usize::MAX);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+fn check_mutant(mutant: Mutant, seeds: u64) {
+    let failures = failures(0..seeds, mutant, 1);
+    assert!(!failures.is_empty(), "{mutant:?} was not noticed by {seeds} seeds");
+}
+
+#[test]
+fn s52_a_chunk_that_claims_the_end_of_the_log_is_noticed() {
+    check_mutant(Mutant::NaiveChunkVersion, 1000);
+}
+
+#[test]
+fn a_chunk_that_is_older_than_the_floor_is_noticed() {
+    check_mutant(Mutant::ChunkBelowFloor, 3000);
+}
+
+#[test]
+fn a_chunk_that_does_not_wait_after_a_connect_is_noticed() {
+    check_mutant(Mutant::NoWaitAtConnect, 3000);
+}
+
+#[test]
+fn a_row_that_is_read_again_too_early_is_noticed() {
+    check_mutant(Mutant::EarlyReread, 3000);
 }

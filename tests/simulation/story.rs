@@ -98,6 +98,7 @@ impl Fate {
             machine,
             plan: Plan::Random(rates),
             until_current: random.permille(200),
+            until_copied: false,
             take_over: false,
             resync: self.needs_resync,
             stop_after: (!kill).then_some(life),
