@@ -365,19 +365,9 @@ mod tests {
         let known = [Arc::new(table(&COLUMNS, &[1]).schema().unwrap())];
         match (resolve(&relation, &known, current), expected) {
             (Relation::Table(shape), Ok((names, keep))) => {
-                let columns: Vec<_> = shape.schema.columns.iter().map(|c| &c.name).collect();
-                assert_eq!(
-                    (columns, shape.keep.as_slice()),
-                    (
-                        names
-                            .iter()
-                            .map(|n| n.to_owned().into())
-                            .collect::<Vec<String>>()
-                            .iter()
-                            .collect(),
-                        keep
-                    )
-                );
+                let columns = shape.schema.columns.iter().map(|column| column.name.as_str());
+                assert_eq!(columns.collect::<Vec<_>>(), names);
+                assert_eq!(shape.keep, keep);
             }
             (Relation::Halted { message, .. }, Err(why)) => {
                 assert!(message.contains(why), "{message}");

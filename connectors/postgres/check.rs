@@ -145,9 +145,7 @@ fn role(facts: &Facts) -> Vec<Finding> {
             failure(
                 "replication privilege",
                 &format!("role {} may not replicate", facts.role),
-                &format!(
-                    "ALTER ROLE {role} REPLICATION; -- on Amazon RDS: GRANT rds_replication TO …"
-                ),
+                &format!("ALTER ROLE {role} REPLICATION; -- on RDS: GRANT rds_replication TO …"),
             ),
         ),
     };
@@ -197,7 +195,8 @@ async fn tables_ready(
         if hidden.contains(&table.id) {
             let schema = quote::identifier(&table.name.schema);
             let grant = format!(
-                "GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT ON {name} TO {role};"
+                "GRANT USAGE ON SCHEMA {schema} TO {role}; \
+                 GRANT SELECT ON {name} TO {role};"
             );
             let refused = failure(&subject, "our role may not read it", &grant);
             return coded(Code::Permission, refused);

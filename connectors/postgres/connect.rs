@@ -5,16 +5,19 @@
 //! way it is read, and nothing that a user made is called by accident.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::AbortHandle;
 use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, NoTls};
 
 use super::config::{Config, Host, TlsMode};
 use super::tls;
+use super::watchdog::{self, Overheard, Talk};
 use crate::error::{Code, Error, Result};
 
 /// The settings of every session. A stalled standby must not stall us, hence
@@ -46,11 +49,33 @@ pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
 
-/// Opens a session for SQL. `application` is what `pg_stat_activity` shows.
+/// Opens a session for SQL. `application` is what `pg_stat_activity` shows. A session whose
+/// network has gone silent ends within a minute.
 ///
 /// # Errors
 /// `unreachable` (transient), `authentication`, `tls`, `configuration` (no such database).
 pub async fn connect(config: &Config, application: &str) -> Result<Client> {
+    let talk = Talk::new();
+    let (client, session) = open(config, application, &talk).await?;
+    let asked = client.query_one("SELECT pg_catalog.pg_backend_pid()", &[]).await;
+    let backend_pid = asked.map_err(|failure| error(&doing_login(config), &failure))?.get(0);
+    tokio::spawn(watchdog::watch(config.clone(), talk, backend_pid, session));
+    Ok(client)
+}
+
+/// As `connect`, for a short question.
+///
+/// # Errors
+/// As `connect`.
+pub async fn connect_unwatched(config: &Config, application: &str) -> Result<Client> {
+    Ok(open(config, application, &Talk::new()).await?.0)
+}
+
+async fn open(
+    config: &Config,
+    application: &str,
+    talk: &Arc<Talk>,
+) -> Result<(Client, AbortHandle)> {
     let mut driver = tokio_postgres::Config::new();
     driver
         .user(&config.user)
@@ -63,7 +88,7 @@ pub async fn connect(config: &Config, application: &str) -> Result<Client> {
         driver.password(password);
     }
     let login = async {
-        let socket = dial(config).await?;
+        let socket = Overheard::new(dial(config).await?, Arc::clone(talk));
         driver
             .connect_raw(socket, NoTls)
             .await
@@ -71,12 +96,12 @@ pub async fn connect(config: &Config, application: &str) -> Result<Client> {
     };
     let (client, connection) = within(config, login).await?;
     // The client's next call reports why the connection ended.
-    tokio::spawn(async move {
+    let session = tokio::spawn(async move {
         if connection.await.is_err() {
             tracing::debug!("connection ended");
         }
     });
-    Ok(client)
+    Ok((client, session.abort_handle()))
 }
 
 /// What is being done while a session is opened, for errors.

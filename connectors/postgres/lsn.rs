@@ -81,10 +81,12 @@ impl Bookmark {
     pub fn position(&self) -> Position {
         let LogIdentity { system, timeline } = &self.identity;
         // As serde writes it; the system identifier is digits only.
-        Position(format!(
-            r#"{{"system":"{system}","timeline":{timeline},"publication":{},"lsn":"{}","log":"{}"}}"#,
-            self.publication, self.lsn, self.log
-        ))
+        Position(
+            format!(
+                r#"{{"system":"{system}","timeline":{timeline},"publication":{},"#,
+                self.publication
+            ) + &format!(r#""lsn":"{}","log":"{}"}}"#, self.lsn, self.log),
+        )
     }
 
     /// Reads the opaque form.

@@ -22,6 +22,7 @@ mod transaction;
 mod types;
 mod visibility;
 mod walsender;
+mod watchdog;
 
 pub use source::{PostgresSource, source};
 pub(crate) use target::target;
