@@ -53,8 +53,8 @@ pub trait Source: Send + Sync {
         resume: Option<&Position>,
     ) -> Result<Position>;
 
-    /// Whether the source still keeps something for this pipeline (a slot, a publication), in
-    /// words; `None` when nothing is left of it.
+    /// Whether the source still keeps its log for this pipeline (a slot), in words; `None` when
+    /// it does not.
     ///
     /// # Errors
     /// If the source cannot be asked.

@@ -54,7 +54,7 @@ pub struct Settings {
     /// It is the least lag of a busy source; longer waits make fewer, larger transactions.
     pub batch_wait: Duration,
     /// `pipeline.memory`: what the pipeline may hold, in bytes; at least twice `batch_bytes`.
-    /// Default `256MiB`. Source transactions beyond it are spooled to disk.
+    /// Default `256MiB`. Larger source transactions are applied in parts.
     pub memory: usize,
     /// `pipeline.on_table_stop`: whether a table that cannot go on stops the pipeline (`stop`) or
     /// leaves the others running and the health red (`continue`). Default `continue`.

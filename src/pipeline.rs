@@ -192,6 +192,7 @@ impl Pipeline {
                 fresh.push(name.clone());
             }
             tables.insert(Arc::clone(schema), status.clone());
+            self.status.table_status(name, &status);
             statuses.insert(name.clone(), status);
         }
         let (checkpoint, new) = match self.locate(&start, &schemas).await {

@@ -120,8 +120,8 @@ impl Source for PostgresSource {
         Ok(match (slot.is_some(), publication.is_some()) {
             (true, true) => Some(format!("replication slot and publication {}", self.slot)),
             (true, false) => Some(format!("replication slot {}", self.slot)),
-            (false, true) => Some(format!("publication {}", self.slot)),
-            (false, false) => None,
+            // Without a slot nothing is kept: its owner may have prepared the publication for us.
+            (false, _) => None,
         })
     }
 

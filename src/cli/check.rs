@@ -22,7 +22,7 @@ use super::{connect, print, to_json};
 use crate::config::Settings;
 use crate::persist::state_error;
 
-/// With less free space than this, a burst of spooled transactions may fill the disk.
+/// With less free space than this, the state directory may soon be unable to grow.
 const FREE_BYTES_WARN: u64 = 1 << 30;
 
 /// What was found. Its fields are the schema of `check --json`.
@@ -202,7 +202,7 @@ fn check_free_space(dir: &Path) -> Option<Finding> {
     let nearest = nearest_existing(dir);
     let disk = rustix::fs::statvfs(&nearest).ok()?;
     let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let free = format!("{:.1} GiB free for state and spool", free_bytes as f64 / (1 << 30) as f64);
+    let free = format!("{:.1} GiB free for the state", free_bytes as f64 / (1 << 30) as f64);
     if free_bytes >= FREE_BYTES_WARN {
         return Some(ok("disk", free));
     }
@@ -210,7 +210,7 @@ fn check_free_space(dir: &Path) -> Option<Finding> {
         subject: "disk".into(),
         level: Level::Warning,
         code: None,
-        message: format!("{free}; a large transaction of the source may not fit"),
+        message: format!("{free}; the pipeline pauses when it is full"),
         remedy: "free some space, or set state.dir to another disk".into(),
     })
 }
