@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use connectors::error::{Error, Result};
+use connectors::error::{Code, Error, Result};
 use connectors::{SourceOptions, TargetOptions, open_source, open_target};
 use state::Found;
 use tokio::sync::{mpsc, watch};
@@ -156,10 +156,17 @@ fn ask_all(requests: Vec<Request>, asks: &mpsc::Sender<Ask>) -> Vec<mpsc::Receiv
 
 fn first_failure(answers: Vec<mpsc::Receiver<Reply>>) -> Result<()> {
     for mut answer in answers {
+        let mut done = false;
         while let Ok(reply) = answer.try_recv() {
-            if let Reply::Failed { code, message } = reply {
-                return Err(Error::stop(code, message));
+            match reply {
+                Reply::Failed { code, message } => return Err(Error::stop(code, message)),
+                reply => done |= matches!(reply, Reply::Done { .. }),
             }
+        }
+        if !done {
+            let message = "the pipeline ended before the request was done; run the same command \
+                           again, it resumes";
+            return Err(Error::transient(Code::Unreachable, message));
         }
     }
     Ok(())
@@ -194,7 +201,7 @@ async fn keep_running(
         });
         let wait = backoff.next_wait();
         let wait_ms = wait.as_millis() as u64;
-        if error.code == connectors::error::Code::Resumed {
+        if error.code == Code::Resumed {
             info!(reason = error.message, "session begins again");
             continue;
         }

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::applier::{Applier, Channels, shape_changed};
-use crate::backfill::{Backfills, Incoming, Shared, Waiting};
+use crate::backfill::{Backfills, Incoming, Left, Shared, Waiting};
 use crate::batcher::{Batcher, Bounds};
 use crate::control::Ask;
 use crate::floor::Floor;
@@ -256,7 +256,7 @@ impl Pipeline {
         let (reached_in, reached) = watch::channel(checkpoint.version);
         let (stop_in, stop) = watch::channel(false);
         let (finished_in, finished) = watch::channel(false);
-        let (left_in, left) = watch::channel(usize::MAX);
+        let (left_in, left) = watch::channel(Left { tasks: usize::MAX, asks_taken: 0 });
         let (asks_in, asks) = mpsc::channel(8);
 
         let shared = Shared {
@@ -306,7 +306,8 @@ impl Pipeline {
         let incoming = Incoming { widened, asks };
         tasks.spawn(async move { ("backfill", backfills.run(incoming).await) });
 
-        let goal = Goal { session, reached, left, asks: asks_in, tables: &tables };
+        let asks_passed = 0;
+        let goal = Goal { session, reached, left, asks: asks_in, asks_passed, tables: &tables };
         let conductor = Conductor { tasks, stop: stop_in, finished: finished_in };
         conductor.conduct(goal).await
     }
@@ -362,8 +363,9 @@ fn unexpected_end(
 struct Goal<'a> {
     session: &'a mut Session,
     reached: watch::Receiver<Version>,
-    left: watch::Receiver<usize>,
+    left: watch::Receiver<Left>,
     asks: mpsc::Sender<Ask>,
+    asks_passed: usize,
     tables: &'a Tables,
 }
 
@@ -379,6 +381,7 @@ impl Goal<'_> {
                 _ = self.session.stop.wait_for(|stop| *stop) => return Ok(()),
                 Some(ask) = self.session.asks.recv() => {
                     self.asks.send(ask).await.map_err(|_| crate::backfill::ended())?;
+                    self.asks_passed += 1;
                 }
                 Ok(()) = self.reached.changed() => {}
                 Ok(()) = self.left.changed() => {}
@@ -388,7 +391,8 @@ impl Goal<'_> {
     }
 
     fn is_met(&mut self) -> bool {
-        let copied = *self.left.borrow() == 0 && self.session.asks.is_empty();
+        let nothing_left = Left { tasks: 0, asks_taken: self.asks_passed };
+        let copied = *self.left.borrow() == nothing_left && self.session.asks.is_empty();
         let current = self.session.mark.is_none_or(|mark| *self.reached.borrow() >= mark);
         match (self.session.until_current, self.session.until_copied) {
             (false, false) => false,

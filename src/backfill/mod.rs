@@ -68,8 +68,17 @@ pub struct Backfills {
     waiting: VecDeque<Task>,
     running: JoinSet<(Task, Result<()>)>,
     next_id: u64,
-    /// Tasks left, for whoever waits for the end.
-    left: watch::Sender<usize>,
+    /// For whoever waits for the end.
+    left: watch::Sender<Left>,
+}
+
+/// What is still to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Copies that have not ended.
+    pub tasks: usize,
+    /// Requests that were taken in since the session began; their copies count in `tasks`.
+    pub asks_taken: usize,
 }
 
 /// Somebody who waits for several tasks.
@@ -97,11 +106,7 @@ impl Backfills {
     ///
     /// # Errors
     /// The state directory.
-    pub fn new(
-        shared: Shared,
-        workers_max: usize,
-        left: watch::Sender<usize>,
-    ) -> Result<Backfills> {
+    pub fn new(shared: Shared, workers_max: usize, left: watch::Sender<Left>) -> Result<Backfills> {
         let tasks = blocking(|| shared.store.tasks()).map_err(|error| state_error(&error))?;
         let next_id = tasks.iter().map(|task| task.id + 1).max().unwrap_or(1);
         let mut backfills = Backfills {
@@ -193,7 +198,8 @@ impl Backfills {
     }
 
     fn tell_left(&self) {
-        self.left.send_replace(self.waiting.len() + self.running.len());
+        let tasks = self.waiting.len() + self.running.len();
+        self.left.send_modify(|left| left.tasks = tasks);
     }
 
     async fn start_workers(&mut self) -> Result<()> {
@@ -223,8 +229,9 @@ impl Backfills {
             None => info!(%table, rows = task.rows, "backfill finished"),
             Some(error) => self.failed(&table, &task, error).await?,
         }
-        self.tell_left();
+        // Whoever waits for the end would not wait for the answer.
         self.answer(&task, failure).await;
+        self.tell_left();
         Ok(())
     }
 
@@ -277,14 +284,15 @@ impl Backfills {
     async fn ask(&mut self, ask: Ask) -> Result<()> {
         let reply = ask.reply.clone();
         match self.accept(ask).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {}
             Err(error) if error.kind == Kind::Stop && error.code == Code::Configuration => {
                 let failed = Reply::Failed { code: error.code, message: error.message };
                 let _ = reply.send(failed).await;
-                Ok(())
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
         }
+        self.left.send_modify(|left| left.asks_taken += 1);
+        Ok(())
     }
 
     async fn accept(&mut self, ask: Ask) -> Result<()> {
