@@ -313,11 +313,13 @@ async fn key_columns(
             of_type.get::<_, Option<String>>(place).unwrap_or_else(|| general.to_owned())
         };
         let name = identifier(&key.name);
+        let cast = format!("::{}", of_type.get::<_, String>(1));
         Some(KeyColumn {
             expression: match column.type_id == column.base_type_id {
                 true => name,
-                false => format!("{name}::{}", of_type.get::<_, String>(1)),
+                false => format!("{name}{cast}"),
             },
+            cast: if of_type.get(4) { cast } else { String::new() },
             greater: operator(2, sql::GREATER),
             equal: operator(3, sql::EQUAL),
         })

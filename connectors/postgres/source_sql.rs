@@ -51,7 +51,7 @@ WHERE i.indrelid = ANY ($1) AND (i.indisprimary OR i.indisreplident)
 
 /// For each type of `$1` its name, and the operators `>` and `=` of its own order where it has
 /// one; enums, arrays and ranges have the general ones. Only those of extensions are elsewhere
-/// than in `pg_catalog`.
+/// than in `pg_catalog`. Last, whether it is a composite type.
 pub const KEY_TYPES: &str = "\
 WITH own AS (
   SELECT o.opcintype, a.amopstrategy,
@@ -66,7 +66,8 @@ WITH own AS (
 )
 SELECT t.oid, format('%I.%I', n.nspname, t.typname),
        (SELECT operator FROM own WHERE opcintype = t.oid AND amopstrategy = 5),
-       (SELECT operator FROM own WHERE opcintype = t.oid AND amopstrategy = 3)
+       (SELECT operator FROM own WHERE opcintype = t.oid AND amopstrategy = 3),
+       t.typtype = 'c'
 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
 WHERE t.oid = ANY ($1)";
 
@@ -99,6 +100,16 @@ pub struct KeyColumn {
     pub greater: String,
     /// Its operator `=`.
     pub equal: String,
+    /// What stands behind a literal: nothing, because the other side of the operator tells its
+    /// type, or the cast to a composite type, whose operators tell only that it is some record.
+    pub cast: String,
+}
+
+impl KeyColumn {
+    // Keys come from a server that speaks UTF-8 to us.
+    fn value(&self, bytes: &[u8]) -> String {
+        format!("{}{}", literal(&String::from_utf8_lossy(bytes)), self.cast)
+    }
 }
 
 /// Which rows are copied.
@@ -132,7 +143,8 @@ impl Rows<'_> {
             && column.equal == EQUAL
         {
             // One array to look up costs the planner far less than a thousand conditions.
-            let values: Vec<String> = keys.iter().flat_map(Key::values).map(value).collect();
+            let values = keys.iter().flat_map(Key::values).map(|bytes| column.value(bytes));
+            let values: Vec<String> = values.collect();
             return self.copy(&format!(" WHERE {} IN ({})", column.expression, values.join(", ")));
         }
         let one = |key: &Key| format!("({})", self.equal(key, self.key.len()));
@@ -150,11 +162,12 @@ impl Rows<'_> {
     fn after(&self, key: &Key) -> String {
         if self.key.iter().all(|column| column.greater == GREATER) {
             let columns: Vec<&str> = self.key.iter().map(|c| c.expression.as_str()).collect();
-            let values: Vec<String> = key.values().map(value).collect();
+            let values = self.key.iter().zip(key.values());
+            let values: Vec<String> = values.map(|(column, bytes)| column.value(bytes)).collect();
             return format!("({}) > ({})", columns.join(", "), values.join(", "));
         }
         let column = |(place, (column, bytes)): (usize, (&KeyColumn, &[u8]))| {
-            let last = format!("{} {} {}", column.expression, column.greater, value(bytes));
+            let last = format!("{} {} {}", column.expression, column.greater, column.value(bytes));
             match place {
                 0 => format!("({last})"),
                 _ => format!("({} AND {last})", self.equal(key, place)),
@@ -168,7 +181,7 @@ impl Rows<'_> {
     fn equal(&self, key: &Key, count: usize) -> String {
         let columns = self.key.iter().zip(key.values()).take(count);
         let one = |(column, bytes): (&KeyColumn, &[u8])| {
-            format!("{} {} {}", column.expression, column.equal, value(bytes))
+            format!("{} {} {}", column.expression, column.equal, column.value(bytes))
         };
         columns.map(one).collect::<Vec<_>>().join(" AND ")
     }
@@ -178,12 +191,6 @@ impl Rows<'_> {
 pub const GREATER: &str = ">";
 /// As `GREATER`.
 pub const EQUAL: &str = "=";
-
-// An untyped literal becomes a value of the column's own type. Keys come from a server that
-// speaks UTF-8 to us.
-fn value(bytes: &[u8]) -> String {
-    literal(&String::from_utf8_lossy(bytes))
-}
 
 /// Whether any row has a value in one of these columns.
 pub fn any_value(rows: &Rows<'_>, columns: &[String]) -> String {
@@ -354,6 +361,7 @@ mod tests {
             expression: expression.into(),
             greater: greater.into(),
             equal: equal.into(),
+            cast: String::new(),
         };
         ["\"c\"", "\"a\"\"b\""].into_iter().zip(operators).map(column).collect()
     }
@@ -369,6 +377,15 @@ mod tests {
              (\"c\", \"a\"\"b\") > ('it''s', '2') AND (v > 0 -- x\n) \
              ORDER BY \"c\", \"a\"\"b\" LIMIT 3) TO STDOUT"
         );
+    }
+
+    #[test]
+    fn a_key_of_a_composite_type_says_which_one_it_is() {
+        let (table, mut key) = (&schema(), key([(">", "="); 2]));
+        key[0].cast = "::s.pair".into();
+        let rows = Rows { table, partitioned: false, key: &key };
+        let sql = rows.copy_keys(&[Key::from_values([b"(1,one)".as_slice(), b"2"])]);
+        assert!(sql.contains("WHERE (\"c\" = '(1,one)'::s.pair AND \"a\"\"b\" = '2')"), "{sql}");
     }
 
     #[test]

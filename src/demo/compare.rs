@@ -220,6 +220,14 @@ fn as_sqlite_keeps_it(row: &mut TextRow, columns: &[Column]) {
 
 fn float_text(number: f64, form: Form) -> String {
     match form {
+        // SQLite's column may hold the number or, as ours do, the word.
+        Form::Float32 | Form::Float64 if number.is_infinite() => {
+            if number > 0.0 {
+                "Infinity".into()
+            } else {
+                "-Infinity".into()
+            }
+        }
         Form::Float32 => format!("{:?}", number as f32),
         Form::Bool | Form::Float64 | Form::Same => format!("{number:?}"),
     }

@@ -92,7 +92,7 @@ async fn s100_verify_finds_what_somebody_changed_by_hand_and_repairs_only_that(t
     for key in ["17", "23", "9000"] {
         assert!(found.stdout.contains(key), "key {key} is not named: {found}");
     }
-    world.command(&["verify", "--repair"]).await;
+    world.command(&["verify", "--repair"]).await.must_exit(0);
     world.command(&["verify"]).await.must_exit(0);
     world.must_be_equal().await;
 }

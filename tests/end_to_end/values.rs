@@ -264,21 +264,37 @@ fn literal(type_name: &str, value: &str) -> String {
     format!("$value${value}$value$::{type_name}")
 }
 
-async fn s76_copied_value_and_streamed_value_equal_the_source(target: Target) {
+/// The tables of the matrix, each with two columns for every type, and the statements that fill
+/// them: row `OFFSET + id` has the value `id` of every type in the first of its columns.
+fn matrix() -> (String, String, String) {
     let (mut tables, mut rows, mut updates) = (String::from(TYPES), String::new(), String::new());
-    for (number, (name, _, values)) in cases() {
-        tables += &format!("CREATE TABLE v{number} (id int PRIMARY KEY, v {name}, w {name});");
-        for (id, value) in values.iter().enumerate() {
-            let value = literal(name, value);
-            rows += &format!("INSERT INTO v{number} VALUES (OFFSET + {id}, {value}, NULL);");
-            updates +=
-                &format!("UPDATE v{number} SET w = {value}, v = NULL WHERE id % 100 = {id};");
+    for (number, cases) in [NUMBERS, TEXTS, TIMES, SHAPES].into_iter().enumerate() {
+        let types = cases.iter().enumerate();
+        let columns = types.map(|(n, (name, ..))| format!(", v{n} {name}, w{n} {name}"));
+        tables +=
+            &format!("CREATE TABLE m{number} (id int PRIMARY KEY{});", columns.collect::<String>());
+        for id in 0..cases.iter().map(|case| case.2.len()).max().unwrap_or(0) {
+            let (mut names, mut values, mut moves) = (String::new(), String::new(), Vec::new());
+            for (n, (name, _, of_type)) in cases.iter().enumerate() {
+                let Some(value) = of_type.get(id) else { continue };
+                let value = literal(name, value);
+                names += &format!(", v{n}");
+                values += &format!(", {value}");
+                moves.push(format!("w{n} = {value}, v{n} = NULL"));
+            }
+            rows += &format!("INSERT INTO m{number} (id{names}) VALUES (OFFSET + {id}{values});");
+            let moves = moves.join(", ");
+            updates += &format!("UPDATE m{number} SET {moves} WHERE id % 100 = {id};");
         }
     }
     tables += "CREATE TABLE zero (id int PRIMARY KEY, d double precision, r real);";
     rows += "INSERT INTO zero VALUES (OFFSET, '-0', '-0');";
-    let copied = format!("{tables} {}", rows.replace("OFFSET", "0"));
-    let world = World::new(target, &copied).await;
+    (tables, rows, updates)
+}
+
+async fn s76_copied_value_and_streamed_value_equal_the_source(target: Target) {
+    let (tables, rows, updates) = matrix();
+    let world = World::new(target, &format!("{tables} {}", rows.replace("OFFSET", "0"))).await;
     world.catch_up().await;
     world.must_be_equal().await;
     world.execute(&rows.replace("OFFSET", "1000")).await;
