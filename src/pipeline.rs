@@ -197,7 +197,7 @@ impl Pipeline {
         }
         let (checkpoint, new) = match self.locate(&start, &schemas).await {
             Ok(located) => located,
-            Err(error) => return Err(unless_fenced(target.as_mut(), &remembered, error).await),
+            Err(error) => return Err(unless_fenced(target.as_mut(), remembered.fence, error).await),
         };
         if !matches!(start, Start::Resume { ledger_holds: true, .. }) {
             blocking(|| self.store.reset()).map_err(|error| state_error(&error))?;
@@ -262,9 +262,12 @@ impl Pipeline {
     }
 
     async fn replicate(&self, ready: Ready, session: &mut Session) -> Result<()> {
-        let Ready { target, fence, checkpoint, tables, schemas, fresh } = ready;
+        let Ready { mut target, fence, checkpoint, tables, schemas, fresh } = ready;
         let epoch = checkpoint.version.epoch;
-        let stream = self.source.stream(&checkpoint.position, epoch, &schemas).await?;
+        let stream = match self.source.stream(&checkpoint.position, epoch, &schemas).await {
+            Ok(stream) => stream,
+            Err(error) => return Err(unless_fenced(target.as_mut(), fence, error).await),
+        };
         if session.until_current && session.mark.is_none() {
             session.mark = Some(self.source.mark(epoch).await?);
         }
@@ -430,9 +433,9 @@ impl Goal<'_> {
 }
 
 /// What looks like a gap may be another instance that has taken over and gone on.
-async fn unless_fenced(target: &mut dyn Target, claimed: &Remembered, error: Error) -> Error {
+async fn unless_fenced(target: &mut dyn Target, fence: u64, error: Error) -> Error {
     match target.recall().await {
-        Ok(Some(now)) if now.fence != claimed.fence => {
+        Ok(Some(now)) if now.fence != fence => {
             Error::stop(Code::Fenced, "another instance has taken the pipeline over")
         }
         // The first error says more than that the target cannot be asked.

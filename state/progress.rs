@@ -22,8 +22,8 @@ pub struct Task {
     pub sweep: bool,
     /// The version below which a row is gone from the source: 16 bytes, big-endian.
     pub marker: Option<[u8; 16]>,
-    /// How many columns the rows done so far have; 0 before the first. A table that has got more
-    /// since is copied from the beginning.
+    /// How many columns the table had when the copy began; 0 if that is yet to be seen. A table
+    /// that has got more since is copied from the beginning, above a new marker.
     pub columns: u32,
     /// What the task is doing.
     pub phase: Phase,

@@ -187,6 +187,8 @@ impl Backfills {
         keys: Option<Vec<Vec<u8>>>,
         sweep: bool,
     ) -> Result<u64> {
+        let known = self.shared.tables.get(table);
+        let columns = known.map_or(0, |known| count_columns(&known.schema));
         let task = Task {
             id: self.next_id,
             schema: table.schema.clone(),
@@ -195,7 +197,7 @@ impl Backfills {
             keys,
             sweep,
             marker: None,
-            columns: 0,
+            columns,
             phase: Phase::Copy,
             after: None,
             rows: 0,
@@ -424,8 +426,8 @@ pub(crate) fn task_table(task: &Task) -> TableName {
     TableName::new(task.schema.clone(), task.table.clone())
 }
 
-/// Rows copied so far lack columns that the table has now, so they must be written over: the
-/// new marker is above the version that they have.
+/// Rows written so far lack columns that the table has now, and so do rows that the log brings
+/// from before the change. All must be written over: the new marker is above their versions.
 fn begin_again(task: &mut Task) {
     (task.sweep, task.marker) = (true, None);
     (task.phase, task.after) = (Phase::Copy, None);
