@@ -95,17 +95,8 @@ pub struct Backfills {
     waiting: VecDeque<Task>,
     running: JoinSet<(Task, Result<()>)>,
     next_id: u64,
-    /// For whoever waits for the end.
-    left: watch::Sender<Left>,
-}
-
-/// What is still to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Left {
-    /// Copies that have not ended.
-    pub tasks: usize,
-    /// Requests that were taken in since the session began; their copies count in `tasks`.
-    pub asks_taken: usize,
+    /// Tasks left, for whoever waits for the end.
+    left: watch::Sender<usize>,
 }
 
 /// Somebody who waits for several tasks.
@@ -125,7 +116,11 @@ impl Backfills {
     ///
     /// # Errors
     /// The state directory.
-    pub fn new(shared: Shared, workers_max: usize, left: watch::Sender<Left>) -> Result<Backfills> {
+    pub fn new(
+        shared: Shared,
+        workers_max: usize,
+        left: watch::Sender<usize>,
+    ) -> Result<Backfills> {
         let tasks = blocking(|| shared.store.tasks()).map_err(|error| state_error(&error))?;
         let next_id = tasks.iter().map(|task| task.id + 1).max().unwrap_or(1);
         let mut backfills = Backfills {
@@ -219,8 +214,7 @@ impl Backfills {
     }
 
     fn tell_left(&self) {
-        let tasks = self.waiting.len() + self.running.len();
-        self.left.send_modify(|left| left.tasks = tasks);
+        self.left.send_replace(self.waiting.len() + self.running.len());
     }
 
     async fn start_workers(&mut self) -> Result<()> {
