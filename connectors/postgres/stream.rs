@@ -4,14 +4,15 @@
 //! Surprise: time during which nobody asks for the next transaction is not silence of the
 //! source; it counts from the moment that we asked the source for a sign of life.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::Client;
 
-use super::catalog;
+use super::catalog::{self, CatalogTable};
 use super::config::{Config, Host, TlsMode};
 use super::connect::{self, Socket};
 use super::lsn::{Bookmark, LogIdentity, Lsn};
@@ -76,6 +77,16 @@ struct Catalog {
     config: Arc<Config>,
     client: Option<Client>,
     tables: Vec<Arc<TableSchema>>,
+    /// A question that goes on when the future that asked it was dropped. Asked anew each time, it
+    /// would never be answered to a caller who is in a hurry.
+    asking: Option<Pin<Box<dyn Future<Output = Result<Answer>> + Send>>>,
+}
+
+/// What the catalog said.
+struct Answer {
+    client: Client,
+    snapshot: Snapshot,
+    table: Option<CatalogTable>,
 }
 
 impl Stream {
@@ -103,6 +114,7 @@ impl Stream {
                 config: opening.config.clone(),
                 client: Some(client),
                 tables: opening.tables.to_vec(),
+                asking: None,
             },
             commits: opening.commits,
             reply_due: false,
@@ -180,7 +192,7 @@ impl Stream {
             }
             Message::Begin { final_lsn, xid, .. } => {
                 if self.commits.is_full() {
-                    let now = snapshot(self.catalog.client().await?).await?;
+                    let (now, _) = self.catalog.ask(None).await?;
                     self.commits.prune(&now);
                 }
                 // Known before its changes are, so that a re-read can wait for it.
@@ -227,19 +239,45 @@ impl Catalog {
     async fn resolve(&mut self, relation: &pgoutput::Relation<'_>) -> Result<Relation> {
         let known = self.tables.iter().any(|table| table.id == relation.id);
         let current = match known {
-            true => catalog::by_ids(self.client().await?, &[relation.id]).await?.pop(),
+            true => self.ask(Some(relation.id)).await?.1,
             false => None,
         };
         Ok(catalog::resolve(relation, &self.tables, current.as_ref()))
     }
 
-    async fn client(&mut self) -> Result<&Client> {
-        let client = match self.client.take().filter(|client| !client.is_closed()) {
-            Some(client) => client,
-            None => connect::connect(&self.config, "driftless catalog").await?,
-        };
-        Ok(self.client.insert(client))
+    /// The snapshot of now, and the table if one is asked for. Cancel-safe; asked again, the
+    /// question must be the same.
+    async fn ask(&mut self, table: Option<u32>) -> Result<(Snapshot, Option<CatalogTable>)> {
+        let Catalog { config, client, asking, .. } = self;
+        let answering = asking.get_or_insert_with(|| {
+            let answer = answer(config.clone(), client.take(), table);
+            Box::pin(async {
+                // A connection that swallows everything must not hold up the log for ever.
+                timeout(HEARTBEAT + ANSWER, answer).await.unwrap_or_else(|_| {
+                    let message = "the source's catalog does not answer";
+                    Err(Error::transient(Code::Unreachable, message))
+                })
+            })
+        });
+        let answer = answering.as_mut().await;
+        *asking = None;
+        let Answer { client: connected, snapshot, table } = answer?;
+        *client = Some(connected);
+        Ok((snapshot, table))
     }
+}
+
+async fn answer(config: Arc<Config>, client: Option<Client>, table: Option<u32>) -> Result<Answer> {
+    let client = match client.filter(|client| !client.is_closed()) {
+        Some(client) => client,
+        None => connect::connect(&config, "driftless catalog").await?,
+    };
+    let snapshot = snapshot(&client).await?;
+    let table = match table {
+        Some(id) => catalog::by_ids(&client, &[id]).await?.pop(),
+        None => None,
+    };
+    Ok(Answer { client, snapshot, table })
 }
 
 /// What `pg_stat_activity` shows of a pipeline.
