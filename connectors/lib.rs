@@ -50,7 +50,7 @@ pub trait Source: Send + Sync {
     async fn subscribe(
         &self,
         tables: &[Arc<TableSchema>],
-        resume: Option<&Position>,
+        resume: Option<Resume<'_>>,
     ) -> Result<Position>;
 
     /// Whether the source still keeps its log for this pipeline (a slot), in words; `None` when
@@ -114,6 +114,24 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// The connection.
     async fn reader(&self) -> Result<Box<dyn RowReader>>;
+}
+
+/// From where a pipeline resumes, and what it relies on.
+#[derive(Clone, Copy, Debug)]
+pub struct Resume<'a> {
+    /// The target's position.
+    pub position: &'a Position,
+    /// Tables whose changes up to now must not be missing from the log: those of which rows have
+    /// been copied already.
+    pub relied_upon: &'a [TableName],
+}
+
+impl<'a> Resume<'a> {
+    /// Resumes at a position; no table has been copied yet.
+    #[must_use]
+    pub fn at(position: &'a Position) -> Resume<'a> {
+        Resume { position, relied_upon: &[] }
+    }
 }
 
 /// The log of a source, commit by commit.

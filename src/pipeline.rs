@@ -10,7 +10,7 @@ use connectors::change::{Batch, Checkpoint, TableStatus};
 use connectors::error::{Code, Error, Kind, Result};
 use connectors::schema::{Evolution, TableName, TablePatterns, TableSchema};
 use connectors::version::Version;
-use connectors::{Claim, Finding, Level, Prepared, Remembered, Source, Target};
+use connectors::{Claim, Finding, Level, Prepared, Remembered, Resume, Source, Target};
 use state::Store;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -180,6 +180,7 @@ impl Pipeline {
         schemas: Vec<Arc<TableSchema>>,
     ) -> Result<Ready> {
         self.release_others(target.as_mut(), &remembered, &schemas).await?;
+        let relied_upon = self.relied_upon(&remembered, &schemas)?;
         let tables = Tables::default();
         let mut fresh = Vec::new();
         let mut statuses = BTreeMap::new();
@@ -195,7 +196,7 @@ impl Pipeline {
             self.status.table_status(name, &status);
             statuses.insert(name.clone(), status);
         }
-        let (checkpoint, new) = match self.locate(&start, &schemas).await {
+        let (checkpoint, new) = match self.locate(&start, &schemas, &relied_upon).await {
             Ok(located) => located,
             Err(error) => return Err(unless_fenced(target.as_mut(), remembered.fence, error).await),
         };
@@ -220,10 +221,12 @@ impl Pipeline {
         &self,
         start: &Start,
         schemas: &[Arc<TableSchema>],
+        relied_upon: &[TableName],
     ) -> Result<(Checkpoint, bool)> {
         let (epoch, sequence) = match start {
             Start::Resume { checkpoint, .. } => {
-                self.source.subscribe(schemas, Some(&checkpoint.position)).await?;
+                let resume = Resume { position: &checkpoint.position, relied_upon };
+                self.source.subscribe(schemas, Some(resume)).await?;
                 return Ok((checkpoint.clone(), false));
             }
             Start::Fresh => (1, 0),
@@ -232,6 +235,29 @@ impl Pipeline {
         let position = self.source.subscribe(schemas, None).await?;
         let version = self.source.version_of(&position, epoch)?;
         Ok((Checkpoint { position, version, sequence }, true))
+    }
+
+    /// The tables of which rows have been copied: those that are complete, and those with a copy
+    /// in the ledger. A table that was dropped and created again is another one.
+    fn relied_upon(
+        &self,
+        remembered: &Remembered,
+        schemas: &[Arc<TableSchema>],
+    ) -> Result<Vec<TableName>> {
+        let tasks = blocking(|| self.store.tasks()).map_err(|error| state_error(&error))?;
+        let relied = |schema: &&Arc<TableSchema>| {
+            remembered.tables.get(&schema.name).is_some_and(|record| {
+                let begun =
+                    tasks.iter().any(|task| crate::backfill::task_table(task) == schema.name);
+                let copied = match record.status {
+                    TableStatus::Live => true,
+                    TableStatus::Copying => begun,
+                    TableStatus::Stopped { .. } => false,
+                };
+                copied && record.schema.id == schema.id
+            })
+        };
+        Ok(schemas.iter().filter(relied).map(|schema| schema.name.clone()).collect())
     }
 
     async fn release_others(

@@ -16,7 +16,7 @@ use crate::change::{Cell, Change, Chunk, Key, Row, Timestamp, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::schema::{Column, TableName, TablePatterns, TableSchema};
 use crate::version::{Position, Version};
-use crate::{ChangeStream, ChunkRequest, Finding, Level, RowReader, Source};
+use crate::{ChangeStream, ChunkRequest, Finding, Level, Resume, RowReader, Source};
 
 /// A rule of the design that is left out, to see the tests fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,14 +167,14 @@ impl Source for MemorySource {
     async fn subscribe(
         &self,
         tables: &[Arc<TableSchema>],
-        resume: Option<&Position>,
+        resume: Option<Resume<'_>>,
     ) -> Result<Position> {
         self.faults.point("source.subscribe.before").await?;
         let position = {
             let mut state = self.server.lock();
             let at = match resume {
                 None => state.start_slot(),
-                Some(position) => state.prove(position)?,
+                Some(resume) => state.prove(resume.position)?,
             };
             let head = state.head;
             if let Some(slot) = &mut state.slot {

@@ -14,7 +14,9 @@ use crate::change::{
 use crate::error::Kind;
 use crate::schema::{Column, ColumnType, Engine, TableName, TableSchema};
 use crate::version::{Position, Version};
-use crate::{ChunkRequest, Claim, KeyScan, Prepared, Remembered, Source, Target, TargetOptions};
+use crate::{
+    ChunkRequest, Claim, KeyScan, Prepared, Remembered, Resume, Source, Target, TargetOptions,
+};
 
 fn column(name: &str, id: u32) -> Column {
     Column { name: name.into(), column_type: ColumnType::Text, native: None, id }
@@ -351,7 +353,7 @@ fn the_log_has_a_key_change_as_a_delete_and_an_upsert_in_parts() {
     );
     now(stream.acknowledge(&parts[1].position)).unwrap();
     assert_eq!(server.acknowledged(), Some(server.head()));
-    let error = now(source.subscribe(&[], Some(&start))).unwrap_err();
+    let error = now(source.subscribe(&[], Some(Resume::at(&start)))).unwrap_err();
     assert_eq!(error.code, Code::SlotGap);
 }
 
@@ -403,7 +405,7 @@ fn check_refused(spoil: impl FnOnce(&SourceServer), code: Code) {
     let source = MemorySource::new(&server, Faults::none());
     let start = now(source.subscribe(&[], None)).unwrap();
     spoil(&server);
-    assert_eq!(now(source.subscribe(&[], Some(&start))).unwrap_err().code, code);
+    assert_eq!(now(source.subscribe(&[], Some(Resume::at(&start)))).unwrap_err().code, code);
 }
 
 #[test]

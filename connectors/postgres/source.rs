@@ -19,7 +19,7 @@ use super::{catalog, check, connect, subscribe};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TablePatterns, TableSchema};
 use crate::version::{Position, Version};
-use crate::{ChangeStream, Finding, RowReader, Source, SourceOptions};
+use crate::{ChangeStream, Finding, Resume, RowReader, Source, SourceOptions};
 
 /// A PostgreSQL database whose log we read, for one pipeline.
 pub struct PostgresSource {
@@ -90,13 +90,13 @@ impl Source for PostgresSource {
     async fn subscribe(
         &self,
         tables: &[Arc<TableSchema>],
-        resume: Option<&Position>,
+        resume: Option<Resume<'_>>,
     ) -> Result<Position> {
         let client = self.session().await?;
         let current = self.current(&client, tables).await?;
         let mut walsender = stream::login(&self.config, &self.slot).await?;
         let (identity, _) = stream::identify(&mut walsender).await?;
-        let Some(position) = resume else {
+        let Some(Resume { position, relied_upon }) = resume else {
             let publication =
                 subscribe::ensure_publication(&client, &self.slot, &current).await?.id;
             let lsn = subscribe::create_slot(&client, &self.slot).await?;
@@ -109,6 +109,10 @@ impl Source for PostgresSource {
         subscribe::prove(&self.slot, &ours, (&identity, flushed), slot.as_ref())?;
         let publication = subscribe::publication(&client, &self.slot).await?;
         subscribe::prove_publication(&self.slot, &ours, publication.as_ref())?;
+        if let Some(publication) = &publication {
+            let relied = |table: &&CatalogTable| relied_upon.contains(&table.name);
+            publication.prove_tables(&self.slot, current.iter().filter(relied))?;
+        }
         subscribe::ensure_publication(&client, &self.slot, &current).await?;
         Ok(position.clone())
     }

@@ -348,6 +348,34 @@ pub async fn server_version(client: &Client) -> Result<i32> {
 }
 
 impl Publication {
+    /// Proves that no table on which we rely was taken out: its changes since then are in no log.
+    ///
+    /// # Errors
+    /// `publication`.
+    pub fn prove_tables<'a>(
+        &self,
+        name: &str,
+        relied_upon: impl Iterator<Item = &'a CatalogTable>,
+    ) -> Result<()> {
+        for table in relied_upon {
+            if !self.publishes(table) {
+                let message = format!(
+                    "table {} was taken out of publication {name}, so its changes since then are \
+                     lost; to accept the gap and copy everything again run `driftless run --resync`",
+                    table.name
+                );
+                return Err(Error::stop(Code::Publication, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn publishes(&self, table: &CatalogTable) -> bool {
+        self.all_tables
+            || self.schemas.contains(&table.name.schema)
+            || self.tables.iter().any(|listed| listed.id == table.id)
+    }
+
     /// The statements that make it publish exactly these tables, as far as its kind allows.
     ///
     /// # Errors
@@ -382,11 +410,7 @@ impl Publication {
         if self.all_tables {
             return Ok(Vec::new());
         }
-        let has = |table: &&CatalogTable| {
-            self.schemas.contains(&table.name.schema)
-                || self.tables.iter().any(|listed| listed.id == table.id)
-        };
-        let missing: Vec<_> = tables.iter().filter(|table| !has(table)).collect();
+        let missing: Vec<_> = tables.iter().filter(|table| !self.publishes(table)).collect();
         let mut statements = Vec::new();
         if !missing.is_empty() {
             let list = sql::publication_tables(missing.iter().map(|t| (&t.name, t.partitioned)));

@@ -15,7 +15,7 @@ use connectors::memory::{
 use connectors::schema::{Column, ColumnType, Engine, TableName, TableSchema};
 use connectors::version::Version;
 use connectors::{
-    ChangeStream, ChunkRequest, Claim, KeyScan, RowReader, Source, Target, TargetOptions,
+    ChangeStream, ChunkRequest, Claim, KeyScan, Resume, RowReader, Source, Target, TargetOptions,
 };
 use driftless::merge::{MergedTable, Merger, chunk_batch, complete};
 use futures_util::FutureExt;
@@ -164,7 +164,7 @@ impl Process {
         let source = source.without(rule).in_parts(part_changes_max);
         let tables = [table.clone()];
         let resume = remembered.checkpoint.as_ref().map(|checkpoint| &checkpoint.position);
-        let position = at_once(source.subscribe(&tables, resume));
+        let position = at_once(source.subscribe(&tables, resume.map(Resume::at)));
         at_once(target.prepare(table));
         let stream = at_once(source.stream(&position, EPOCH, &tables));
         let reader = at_once(source.reader());

@@ -14,7 +14,7 @@ use crate::change::{Cell, Change, Key, Row, Transaction};
 use crate::error::Code;
 use crate::schema::{ColumnType, TablePatterns, TableSchema};
 use crate::version::{Position, Version};
-use crate::{ChangeStream, Level, Source, SourceOptions};
+use crate::{ChangeStream, Level, Resume, Source, SourceOptions};
 
 const EPOCH: u32 = 3;
 
@@ -186,7 +186,7 @@ async fn a_stream_goes_on_after_the_position_that_was_reached() {
     drop(stream);
     fixture.run("INSERT INTO t VALUES (2)").await;
     let tables = fixture.tables().await;
-    let resumed = fixture.source.subscribe(&tables, Some(&reached)).await.unwrap();
+    let resumed = fixture.source.subscribe(&tables, Some(Resume::at(&reached))).await.unwrap();
     assert_eq!(resumed, reached);
     let mut stream = fixture.source.stream(&resumed, EPOCH, &tables).await.unwrap();
     assert_eq!(fixture.log(&mut stream).await, ["t + 2"]);

@@ -21,7 +21,8 @@ async fn check_on(database: Database, fault: &str, code: Option<Code>) {
     for statement in fault.replace("SLOT", fixture.slot()).split(';') {
         fixture.run(statement).await;
     }
-    let result = fixture.source.subscribe(&fixture.tables().await, Some(&reached)).await;
+    let result =
+        fixture.source.subscribe(&fixture.tables().await, Some(Resume::at(&reached))).await;
     let error = result.as_ref().err();
     assert_eq!(error.map(|error| error.code), code, "{fault}: {error:?}");
     if let Some(error) = error {
@@ -80,13 +81,13 @@ async fn s23_s24_another_server_or_a_shorter_log_stops() {
     let check = async |change: fn(&mut Bookmark), code| {
         let mut other = Bookmark::read(&position).unwrap();
         change(&mut other);
-        let resumed = fixture.source.subscribe(&tables, Some(&other.position())).await;
+        let resumed = fixture.source.subscribe(&tables, Some(Resume::at(&other.position()))).await;
         assert_eq!(resumed.unwrap_err().code, code);
     };
     check(|other| other.identity.system = "1".into(), Code::SourceIdentity).await;
     check(|other| other.identity.timeline += 1, Code::SourceIdentity).await;
     check(|other| other.lsn = Lsn(u64::MAX), Code::PositionAhead).await;
-    assert!(fixture.source.subscribe(&tables, Some(&position)).await.is_ok());
+    assert!(fixture.source.subscribe(&tables, Some(Resume::at(&position))).await.is_ok());
 }
 
 #[tokio::test]
@@ -104,14 +105,28 @@ async fn tables_come_into_our_publication_and_leave_it() {
             .await;
     let tables = fixture.tables().await;
     let position = fixture.source.subscribe(&tables[..1], None).await.unwrap();
-    fixture.source.subscribe(&tables[1..], Some(&position)).await.unwrap();
+    fixture.source.subscribe(&tables[1..], Some(Resume::at(&position))).await.unwrap();
     let list = "SELECT string_agg(tablename, ',') FROM pg_publication_tables";
     let listed: String = fixture.client.query_one(list, &[]).await.unwrap().get(0);
     assert_eq!(listed, "u");
     fixture.run(&format!("ALTER PUBLICATION {} SET (publish = 'insert')", fixture.slot())).await;
-    let error = fixture.source.subscribe(&tables[1..], Some(&position)).await.unwrap_err();
+    let error =
+        fixture.source.subscribe(&tables[1..], Some(Resume::at(&position))).await.unwrap_err();
     assert_eq!(error.code, Code::Publication);
     assert!(error.message.contains("SET (publish = 'insert, update"), "{error}");
+}
+
+#[tokio::test]
+async fn a_table_taken_out_of_the_publication_is_a_gap_once_rows_of_it_were_copied() {
+    let fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY)").await;
+    let tables = fixture.tables().await;
+    let position = fixture.source.subscribe(&tables, None).await.unwrap();
+    fixture.run(&format!("ALTER PUBLICATION {} DROP TABLE t", fixture.slot())).await;
+    let relied_upon = [tables[0].name.clone()];
+    let resume = Resume { position: &position, relied_upon: &relied_upon };
+    let error = fixture.source.subscribe(&tables, Some(resume)).await.unwrap_err();
+    assert_eq!(error.code, Code::Publication);
+    assert!(error.message.contains("driftless run --resync"), "{error}");
 }
 
 #[tokio::test]
