@@ -174,6 +174,7 @@ impl Pipeline {
                 fresh.push(name.clone());
             }
             tables.insert(Arc::clone(schema), status.clone());
+            self.status.table_status(name, &status);
             statuses.insert(name.clone(), status);
         }
         let (checkpoint, new) = self.locate(&start, &schemas).await?;
