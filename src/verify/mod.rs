@@ -119,6 +119,7 @@ impl<'a> Verifier<'a> {
         let schemas = self.selected().await?;
         let schema = schemas.iter().find(|schema| schema.name == *table).ok_or_else(missing)?;
         let remembered = self.target.recall().await?;
+        self.pace.begin_again(remembered.as_ref().and_then(|known| known.checkpoint.clone()));
         let schema = match self.provable(schema, remembered.as_ref()).await? {
             Ok(schema) => schema,
             Err(reason) => return Err(Error::table(table, Code::SchemaChange, reason.to_string())),

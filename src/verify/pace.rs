@@ -43,6 +43,12 @@ impl Pace {
         Pace { mode, seen: checkpoint, rested: false }
     }
 
+    /// Forgets how the checkpoint was before a repair, which moves it even when nobody follows
+    /// the log; whoever does moves it again.
+    pub(super) fn begin_again(&mut self, checkpoint: Option<Checkpoint>) {
+        self.seen = checkpoint;
+    }
+
     /// Waits until the target has everything that the source had committed before, or until it is
     /// clear that nobody applies it.
     pub(super) async fn catch_up(
