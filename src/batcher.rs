@@ -105,7 +105,7 @@ impl Batcher {
             self.resume_rest()?;
             let deadline = self.since.map(|since| since + self.bounds.wait);
             let waited = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            let hungry = !self.full() && !(waited && self.may_go());
+            let hungry = !(self.full() || waited && self.may_go());
             tokio::select! {
                 biased;
                 queued = self.queue.recv(), if hungry => match queued {
