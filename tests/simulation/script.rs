@@ -184,7 +184,7 @@ impl Store for WatchedStore {
     fn save_checkpoint(&self, checkpoint: &SavedCheckpoint) -> state::Result<()> {
         self.write("state.save.before", "state.save.after", || {
             self.store.save_checkpoint(checkpoint)?;
-            self.script.world.watch.saved(checkpoint);
+            self.script.world.watch.saved(&self.instance, checkpoint);
             Ok(())
         })
     }
@@ -204,7 +204,7 @@ impl Store for WatchedStore {
     fn reset(&self) -> state::Result<()> {
         self.write("state.reset.before", "state.reset.after", || {
             self.store.reset()?;
-            self.script.world.watch.local_is_unknown();
+            self.script.world.watch.forgotten(&self.instance);
             Ok(())
         })
     }

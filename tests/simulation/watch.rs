@@ -4,7 +4,7 @@
 //! Surprise: a violation is written down and not panicked about. It is found inside a task of the
 //! engine, which would take the panic for its own and carry on with an error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use connectors::change::TableStatus;
@@ -22,8 +22,8 @@ pub struct Watch(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
-    /// The newest checkpoint in any state directory; `None` when it is not known any more.
-    local: Option<Version>,
+    /// The newest checkpoint in each state directory that is known.
+    local: BTreeMap<String, Version>,
     target: Option<(u64, Version)>,
     fence: u64,
     /// A slot is being made anew, or the target is behind it: nothing is said of it until then.
@@ -64,7 +64,7 @@ impl Watch {
         if acknowledged > now.1.log {
             seen.broken(format!("{at}: acknowledged {acknowledged}, target {}", now.1));
         }
-        if let Some(local) = seen.local {
+        if let Some(local) = seen.local.values().copied().max() {
             if acknowledged > local.log {
                 seen.broken(format!("{at}: acknowledged {acknowledged}, local {local}"));
             }
@@ -83,21 +83,26 @@ impl Watch {
     }
 
     /// A state directory has saved this.
-    pub fn saved(&self, checkpoint: &SavedCheckpoint) {
+    pub fn saved(&self, instance: &str, checkpoint: &SavedCheckpoint) {
         let version = Version::from_bytes(&checkpoint.version).unwrap_or(Version::ZERO);
-        let mut seen = self.lock();
-        seen.local = Some(seen.local.map_or(version, |local| local.max(version)));
+        self.lock().local.insert(instance.to_owned(), version);
     }
 
-    /// The state directory may have lost what it had saved.
+    /// A state directory was told to forget.
+    pub fn forgotten(&self, instance: &str) {
+        self.lock().local.remove(instance);
+    }
+
+    /// State directories may have lost what they had saved.
     pub fn local_is_unknown(&self) {
-        self.lock().local = None;
+        self.lock().local.clear();
     }
 
     /// The target went back in time; `behind` if the source keeps less than it needs now.
     pub fn target_went_back(&self, behind: bool) {
         let mut seen = self.lock();
-        (seen.target, seen.local, seen.fence) = (None, None, 0);
+        (seen.target, seen.fence) = (None, 0);
+        seen.local.clear();
         seen.slot_is_unknown |= behind;
     }
 
@@ -105,7 +110,7 @@ impl Watch {
     pub fn slot_is_unknown(&self, unknown: bool) {
         let mut seen = self.lock();
         seen.slot_is_unknown = unknown;
-        seen.local = None;
+        seen.local.clear();
     }
 
     /// From now on tables may stop with this code.
