@@ -136,6 +136,7 @@ impl Pipeline {
         if session.take_over {
             self.source.evict().await?;
         }
+        let start = as_claimed(start, &remembered)?;
         self.begin(target, remembered, start, schemas).await
     }
 
@@ -411,6 +412,21 @@ impl Goal<'_> {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// The start that was decided before the claim, as of the claim: until then another instance may
+/// have gone on, and may have acknowledged what it did.
+fn as_claimed(start: Start, remembered: &Remembered) -> Result<Start> {
+    match (start, remembered.checkpoint.clone()) {
+        (Start::Resume { ledger_holds, .. }, Some(checkpoint)) => {
+            Ok(Start::Resume { checkpoint, ledger_holds })
+        }
+        (Start::Fresh, Some(_)) => {
+            let message = "another instance has just started this pipeline";
+            Err(Error::transient(Code::AlreadyRunning, message))
+        }
+        (start, _) => Ok(start),
     }
 }
 
