@@ -311,9 +311,9 @@ mod tests {
     fn the_report_has_its_documented_json() {
         let report = report(finding("grant", Level::Failure, "GRANT a;"));
         let expected = serde_json::json!({"ready": false, "findings": [
-            {"place": "source", "subject": "wal_level", "level": "ok",
+            {"place": "source", "subject": "wal_level", "level": "ok", "code": null,
              "message": "wal_level was looked at", "remedy": ""},
-            {"place": "target", "subject": "grant", "level": "failure",
+            {"place": "target", "subject": "grant", "level": "failure", "code": null,
              "message": "grant was looked at", "remedy": "GRANT a;"},
         ]});
         assert_eq!(serde_json::to_value(&report).unwrap(), expected);

@@ -33,6 +33,7 @@ async fn s94_a_second_instance_with_the_same_state_is_refused(target: Target) {
 
 async fn s95_another_instance_wins_only_by_a_take_over(target: Target) {
     let mut world = World::new(target, SQL).await;
+    world.catch_up().await;
     let mut old = world.run(&[]);
     world.arrival(&mut old).await;
     twin(&world, &[]).wait().await.must_stop_with("already-running").must_say("--take-over");
@@ -47,6 +48,7 @@ async fn s95_another_instance_wins_only_by_a_take_over(target: Target) {
 
 async fn s96_a_suspended_twin_cannot_commit_one_more_row(target: Target) {
     let mut world = World::new(target, SQL).await;
+    world.catch_up().await;
     let mut old = world.run(&[]);
     world.arrival(&mut old).await;
     // Changes are on their way to the old one when it falls asleep.
