@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::change::{Cell, Change, Key, Row};
 use crate::schema::{Column, TableName, TableSchema};
@@ -71,8 +72,9 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct SourceServer {
     state: Mutex<State>,
-    /// Counts everything that happens, for those who wait for it.
-    happened: watch::Sender<u64>,
+    /// Tells of everything that happens, in the order in which they began to wait: a `watch`
+    /// would wake them in a random one, and a simulation could not be repeated.
+    happened: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -130,7 +132,7 @@ impl SourceServer {
         };
         let tables = tables.into_iter().map(table).collect();
         let state = State { identity: "first".into(), tables, ..State::default() };
-        Arc::new(SourceServer { state: Mutex::new(state), happened: watch::Sender::new(0) })
+        Arc::new(SourceServer { state: Mutex::new(state), happened: Notify::new() })
     }
 
     /// Writes a transaction to the log and returns its number. Its rows stay as they were until
@@ -237,11 +239,12 @@ impl SourceServer {
 
     /// To be called after each change of what somebody may wait for.
     pub(super) fn happen(&self) {
-        self.happened.send_modify(|count| *count += 1);
+        self.happened.notify_waiters();
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<u64> {
-        self.happened.subscribe()
+    /// The next thing that happens after this call.
+    pub(super) fn next_event(&self) -> Notified<'_> {
+        self.happened.notified()
     }
 }
 

@@ -98,15 +98,12 @@ impl MemorySource {
 
     /// Asks again after each thing that happens at the server, until there is an answer.
     async fn wait_for<T>(&self, mut ask: impl FnMut(&State) -> Option<Result<T>>) -> Result<T> {
-        let mut happened = self.server.watch();
         loop {
-            happened.borrow_and_update();
+            let event = self.server.next_event();
             if let Some(answer) = ask(&self.server.lock()) {
                 return answer;
             }
-            if happened.changed().await.is_err() {
-                return Err(Error::transient(Code::Unreachable, "the source is gone"));
-            }
+            event.await;
         }
     }
 

@@ -52,6 +52,14 @@ fn seeds_that_failed_once_do_not_fail_again() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 0..40 {
+        let run = || story::run_digested(seed, Mutant::None, false);
+        assert_eq!(run(), run(), "seed {seed}");
+    }
+}
+
 fn check_mutant(mutant: Mutant, seeds: u64) {
     let failures = failures(0..seeds, mutant, 1);
     assert!(!failures.is_empty(), "{mutant:?} was not noticed by {seeds} seeds");

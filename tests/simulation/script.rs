@@ -100,6 +100,7 @@ impl ProcessScript {
             fault
         };
         self.world.tell(|| format!("{} {point} {fault:?}", self.instance));
+        self.world.digest((&self.instance, point, self.world.source.head()));
         if fault == Fault::Kill {
             state.dead = true;
             self.killed.notify_one();

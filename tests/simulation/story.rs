@@ -20,6 +20,11 @@ const SETTLE_TRIES: usize = 4;
 
 /// Tells the story of a seed to its end.
 pub fn run(seed: u64, mutant: Mutant, verbose: bool) -> Result<(), String> {
+    run_digested(seed, mutant, verbose).map(|_digest| ())
+}
+
+/// The same; returns a digest of everything that was decided.
+pub fn run_digested(seed: u64, mutant: Mutant, verbose: bool) -> Result<u64, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -29,7 +34,8 @@ pub fn run(seed: u64, mutant: Mutant, verbose: bool) -> Result<(), String> {
     let setup = Setup { mutant, ..Setup::draw(&random) };
     let world = World::new(setup, random, verbose);
     world.tell(|| format!("seed {seed}: {setup:?}"));
-    runtime.block_on(story(&world))
+    runtime.block_on(story(&world))?;
+    Ok(world.digest(world.target.remembered(PIPELINE).map(|remembered| remembered.fence)))
 }
 
 async fn story(world: &Arc<World>) -> Result<(), String> {

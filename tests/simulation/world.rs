@@ -1,6 +1,8 @@
 //! What outlives every process of a simulation: the source, the target, the disks of two
 //! machines; and how they are compared in the end.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connectors::TargetOptions;
@@ -43,6 +45,8 @@ pub struct World {
     pub watch: Watch,
     pub tables: Vec<TableName>,
     state: Mutex<State>,
+    /// A hash of all decisions so far.
+    digest: AtomicU64,
     /// Print every step.
     pub verbose: bool,
 }
@@ -108,6 +112,7 @@ impl World {
             watch: Watch::default(),
             tables,
             state: Mutex::default(),
+            digest: AtomicU64::new(0),
             verbose,
         })
     }
@@ -147,6 +152,15 @@ impl World {
     /// Looks at the invariants.
     pub fn look(&self, at: &str) {
         self.watch.look(&self.source, &self.target, at);
+    }
+
+    /// Adds a decision to the digest of the run.
+    pub fn digest(&self, decision: impl Hash) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.digest.load(Ordering::Relaxed), decision).hash(&mut hasher);
+        let digest = hasher.finish();
+        self.digest.store(digest, Ordering::Relaxed);
+        digest
     }
 
     /// One line of the trace.
