@@ -105,7 +105,7 @@ async fn s06_damaged_state_is_never_taken_for_a_first_run(target: Target) {
         world.catch_up().await;
         must_have_resumed(&mut world).await;
     }
-    let kept = std::fs::read_dir(world.state().parent().unwrap()).unwrap();
+    let kept = std::fs::read_dir(world.state().join(&world.pipeline)).unwrap();
     let kept = kept.flatten().filter(|e| e.file_name().to_string_lossy().contains("corrupt"));
     assert!(kept.count() >= 1, "no damaged state was put aside");
 }
