@@ -10,15 +10,5 @@ mod tls;
 mod transaction;
 mod walsender;
 
-pub(crate) fn source(
-    _u: &str,
-    _o: crate::SourceOptions,
-) -> crate::error::Result<crate::memory::MemorySource> {
-    std::process::abort()
-}
-pub(crate) async fn target(
-    _u: &str,
-    _o: crate::TargetOptions,
-) -> crate::error::Result<crate::memory::MemoryTarget> {
-    std::process::abort()
-}
+pub(crate) fn source(_u: &str, _o: crate::SourceOptions) -> crate::error::Result<crate::memory::MemorySource> { std::process::abort() }
+pub(crate) async fn target(_u: &str, _o: crate::TargetOptions) -> crate::error::Result<crate::memory::MemoryTarget> { std::process::abort() }
