@@ -64,6 +64,8 @@ pub struct Widened {
     pub table: TableName,
     /// Which columns.
     pub columns: Vec<String>,
+    /// Whoever reads beside the log sees the columns from this version on.
+    pub since: Version,
 }
 
 /// Where the applier hears from the other tasks, and tells them.
@@ -260,17 +262,20 @@ impl Applier {
         };
         match known.schema.evolution(&batch.table) {
             Evolution::Same | Evolution::Fewer => Ok(()),
-            Evolution::Added(_) | Evolution::Reordered => self.widen(&batch.table).await,
+            Evolution::Added(_) | Evolution::Reordered => {
+                let since = first_version(batch).unwrap_or(self.checkpoint.version);
+                self.widen(&batch.table, since.with_ordinal(0)).await
+            }
             Evolution::Changed(how) => Err(shape_changed(name, &how)),
         }
     }
 
-    async fn widen(&mut self, schema: &Arc<TableSchema>) -> Result<()> {
+    async fn widen(&mut self, schema: &Arc<TableSchema>, since: Version) -> Result<()> {
         // The target records the table as `Copying` together with the new columns.
         if let Prepared::Added(columns) = self.target.prepare(schema).await? {
             info!(table = %schema.name, ?columns, "columns added in the target");
             self.tables.insert(Arc::clone(schema), TableStatus::Copying);
-            let widened = Widened { table: schema.name.clone(), columns };
+            let widened = Widened { table: schema.name.clone(), columns, since };
             self.channels.widened.send(widened).map_err(|_| gone("backfill"))?;
         }
         let status = self.tables.get(&schema.name).map_or(TableStatus::Live, |table| table.status);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use connectors::change::TableStatus;
 use connectors::error::{Code, Error, Kind, Result};
 use connectors::schema::{TableName, TableSchema};
-use connectors::{RowReader, Source};
+use connectors::{ChunkRequest, RowReader, Source};
 use state::{Phase, Store, Task};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -283,7 +283,12 @@ impl Backfills {
     async fn failed(&self, table: &TableName, task: &Task, error: &Error) -> Result<()> {
         warn!(%table, code = %error.code, reason = error.message, "backfill failed");
         let request_only = task.filter.is_some() || task.keys.is_some();
-        if request_only || !self.shared.tables.is_running(table) {
+        if request_only { Ok(()) } else { self.stop(table, error).await }
+    }
+
+    /// Stops a table, unless it is stopped already.
+    async fn stop(&self, table: &TableName, error: &Error) -> Result<()> {
+        if !self.shared.tables.is_running(table) {
             return Ok(());
         }
         let version = self.shared.floor.current();
@@ -308,6 +313,7 @@ impl Backfills {
         }
     }
 
+    /// New columns without values are complete as they are; otherwise all rows are copied again.
     async fn widened(&mut self, widened: &Widened) -> Result<()> {
         let name = &widened.table;
         let Some(table) = self.shared.tables.get(name) else { return Ok(()) };
@@ -315,19 +321,35 @@ impl Backfills {
         if self.whole_copy_in_ledger(name, None)? {
             return Ok(());
         }
-        let mut reader = self.shared.source.reader().await?;
-        if reader.any_value(&table.schema, &widened.columns).await? {
-            info!(table = %name, "new columns have values: the table is copied again");
-            return self.create(name, None, None, true).map(|_id| ());
-        }
         let columns = count_columns(&table.schema);
-        match order(&self.shared, name, Wanted::Complete { columns }).await {
-            // Stopped in the meantime, and recorded as that.
-            Err(error) if matches!(error.kind, Kind::Table(_)) => Ok(()),
+        let outcome = match self.have_values(&table.schema, widened).await {
+            Ok(true) => {
+                info!(table = %name, "new columns have values: the table is copied again");
+                self.create(name, None, None, true).map(|_id| ())
+            }
+            Ok(false) => order(&self.shared, name, Wanted::Complete { columns }).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
             // More columns in the meantime: another word of it is on its way.
             Err(error) if is_reshaped(&error) => Ok(()),
+            Err(error) if matches!(error.kind, Kind::Table(_)) => self.stop(name, &error).await,
             other => other,
         }
+    }
+
+    async fn have_values(&self, table: &Arc<TableSchema>, widened: &Widened) -> Result<bool> {
+        let mut reader = self.shared.source.reader().await?;
+        // The log may have told of the columns before they show: this waits until they do.
+        let request = ChunkRequest {
+            table,
+            after: None,
+            filter: None,
+            rows_max: 1,
+            not_below: widened.since,
+        };
+        reader.read_chunk(&request).await?;
+        reader.any_value(table, &widened.columns).await
     }
 
     /// Brings what was asked for into the ledger. It counts as asked for until it is there.

@@ -39,7 +39,7 @@ fn whatever_happens_the_target_ends_equal_to_the_source() {
         tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().init();
         return assert_eq!(story::run(seed, Mutant::None, true), Ok(()));
     }
-    let seeds = number("SIMULATION_SEEDS").unwrap_or(600);
+    let seeds = number("SIMULATION_SEEDS").unwrap_or(1000);
     let failures = failures(0..seeds, Mutant::None, 8);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -142,7 +142,7 @@ impl Fate {
 fn may_give_up(world: &World, code: Code) -> bool {
     match code {
         Code::AlreadyRunning | Code::Fenced => true,
-        Code::PoisonRow => world.watch.expects(code),
+        Code::PoisonRow | Code::SchemaChange => world.watch.expects(code),
         _ => false,
     }
 }

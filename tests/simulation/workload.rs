@@ -124,7 +124,14 @@ fn add_column(world: &World, table: &TableName) {
     }
     let value = world.random.permille(500).then(|| b"default".to_vec());
     let column = column(&format!("c{number}"), 100 + number);
-    commit(world, &[Op::AddColumn { table: table.clone(), column, value }]);
+    let mut ops = vec![Op::AddColumn { table: table.clone(), column, value }];
+    if world.random.permille(300) {
+        // The log tells of the column, and a process that starts before it shows takes it for
+        // a dropped one: it stops the table, which is safe.
+        world.watch.may_stop(Code::SchemaChange);
+        ops.extend(operation(world, table));
+    }
+    commit(world, &ops);
 }
 
 fn ask(world: &World, table: &TableName) {
