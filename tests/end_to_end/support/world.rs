@@ -140,9 +140,18 @@ impl World {
         Daemon::start(&self.arguments(command)).wait().await
     }
 
-    /// Runs until everything that is committed now has arrived.
+    /// Runs until everything that is committed now has arrived, and the slot is free again.
     pub async fn catch_up(&self) {
         self.command(&["run", "--until-current"]).await.must_exit(0);
+        // The server notices the end of our session a moment after we do.
+        let query = format!(
+            "SELECT count(*) FROM pg_replication_slots WHERE active AND slot_name = 'driftless_{}'",
+            self.pipeline
+        );
+        super::wait_until("the slot is free", async || {
+            self.ask(&query).await.as_deref() != Some("1")
+        })
+        .await;
     }
 
     /// Waits until a running daemon has brought over a row that is written now, and every table
