@@ -36,6 +36,10 @@ const ANSWER: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_millis(100);
 /// Positions without changes come no more often than this.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// A server that asks for replies this many times in a row within a second is shutting down: it
+/// waits until we confirm all of its log, which a slow target may not allow for long.
+const HURRY_MAX: u32 = 8;
+const HURRY_WINDOW: Duration = Duration::from_secs(1);
 /// How long the walsender of our killed predecessor may hold the slot.
 const SLOT_WAIT: Duration = Duration::from_secs(10);
 
@@ -65,6 +69,8 @@ pub struct Stream {
     commits: Arc<CommitLog>,
     acknowledged: Lsn,
     reply_due: bool,
+    /// How often the server has asked for a reply since then, with nothing else to say.
+    hurry: (u32, Instant),
     heard: Instant,
     asked: Option<Instant>,
     /// The end of the log beyond what was delivered, and since when a transaction may say so.
@@ -118,6 +124,7 @@ impl Stream {
             },
             commits: opening.commits,
             reply_due: false,
+            hurry: (0, now),
             heard: now,
             asked: None,
             idle: None,
@@ -141,6 +148,7 @@ impl Stream {
                 Frame::Keepalive { wal_end, reply_requested } => {
                     self.walsender.consume();
                     self.keepalive(wal_end, reply_requested);
+                    self.unless_shutting_down(reply_requested)?;
                     let due = Instant::now() >= self.idle_from;
                     Ok(if due { self.emit_idle() } else { None })
                 }
@@ -158,6 +166,20 @@ impl Stream {
         // Inside a transaction its end says nothing about the commits before it.
         if !self.builder.in_transaction() && wal_end > self.builder.reached().lsn {
             self.idle = Some(wal_end);
+        }
+    }
+
+    /// Lets go of a server that is only waiting for us to end. Log that we have not confirmed stays
+    /// in the slot.
+    fn unless_shutting_down(&mut self, reply_requested: bool) -> Result<()> {
+        let (asked, since) = self.hurry;
+        self.hurry = match reply_requested && since.elapsed() < HURRY_WINDOW {
+            true => (asked + 1, since),
+            false => (u32::from(reply_requested), Instant::now()),
+        };
+        match self.hurry.0 < HURRY_MAX {
+            true => Ok(()),
+            false => Err(Error::transient(Code::Unreachable, "the source is shutting down")),
         }
     }
 
@@ -205,6 +227,7 @@ impl Stream {
         self.walsender.consume();
         self.heard = Instant::now();
         self.asked = None;
+        self.hurry.0 = 0;
         if transaction.as_ref().is_some_and(|transaction| transaction.complete) {
             self.commits.reached(self.builder.reached().log);
         }
