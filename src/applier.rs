@@ -3,7 +3,7 @@
 //! Order of durability: the target commits, then the state directory is written, then the reader
 //! may acknowledge. Chunks of a backfill take turns with batches of the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -288,7 +288,9 @@ impl Applier {
         if keys.is_empty() {
             return Ok(());
         }
-        let asked = batch.upserts.iter().filter(|upsert| keys.contains(&upsert.key));
+        // A batch may hold as many partial rows as it has room for, so no list is searched here.
+        let wanted: HashSet<&Key> = keys.iter().collect();
+        let asked = batch.upserts.iter().filter(|upsert| wanted.contains(&upsert.key));
         let Some(at) = asked.map(|upsert| upsert.version).max() else { return Ok(()) };
         let reader = match &mut self.row_reader {
             Some(reader) => reader,
