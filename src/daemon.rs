@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use connectors::error::{Code, Error, Result};
-use connectors::{SourceOptions, TargetOptions, open_source, open_target};
+use connectors::{open_source, open_target};
 use state::Found;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -108,9 +108,7 @@ async fn run_sessions(
 }
 
 fn open(settings: &Settings, status: &Arc<Status>) -> Result<Pipeline> {
-    let options =
-        SourceOptions { pipeline: settings.name.clone(), part_bytes: settings.batch_bytes };
-    let source = open_source(settings.source_url.expose(), options)?;
+    let source = open_source(settings.source_url.expose(), settings.source_options())?;
     let opened = blocking(|| state::open(&settings.state_dir, &settings.name))
         .map_err(|error| state_error(&error))?;
     if let Found::Quarantined { moved_to, why } = &opened.found {
@@ -144,8 +142,7 @@ fn open(settings: &Settings, status: &Arc<Status>) -> Result<Pipeline> {
 
 fn target_factory(settings: &Settings) -> TargetFactory {
     let url = settings.target_url.clone();
-    let options =
-        TargetOptions { pipeline: settings.name.clone(), soft_deletes: settings.soft_deletes };
+    let options = settings.target_options();
     Arc::new(move || {
         let (url, options) = (url.clone(), options.clone());
         Box::pin(async move { open_target(url.expose(), options).await })

@@ -94,6 +94,8 @@ struct Ready {
     checkpoint: Checkpoint,
     tables: Tables,
     schemas: Vec<Arc<TableSchema>>,
+    /// The shapes that the target was prepared for until now, where they were others.
+    earlier: Vec<Arc<TableSchema>>,
     fresh: Vec<TableName>,
 }
 
@@ -213,7 +215,8 @@ impl Pipeline {
         persist.note(&checkpoint);
         persist.save_when_due(std::time::Duration::ZERO)?;
         info!(position = %checkpoint.position, version = %checkpoint.version, tables = schemas.len(), "pipeline ready");
-        Ok(Ready { target, fence: remembered.fence, checkpoint, tables, schemas, fresh })
+        let earlier = earlier_shapes(&remembered, &schemas);
+        Ok(Ready { target, fence: remembered.fence, checkpoint, tables, schemas, earlier, fresh })
     }
 
     /// The checkpoint to go on from, and whether the target does not have it yet.
@@ -288,9 +291,10 @@ impl Pipeline {
     }
 
     async fn replicate(&self, ready: Ready, session: &mut Session) -> Result<()> {
-        let Ready { mut target, fence, checkpoint, tables, schemas, fresh } = ready;
+        let Ready { mut target, fence, checkpoint, tables, schemas, earlier, fresh } = ready;
         let epoch = checkpoint.version.epoch;
-        let stream = match self.source.stream(&checkpoint.position, epoch, &schemas).await {
+        let opened = self.source.stream(&checkpoint.position, epoch, &schemas, &earlier).await;
+        let stream = match opened {
             Ok(stream) => stream,
             Err(error) => return Err(unless_fenced(target.as_mut(), fence, error).await),
         };
@@ -506,6 +510,15 @@ async fn prepare_table(
         Err(Error { kind: Kind::Table(_), code, message }) => Err(Error::stop(code, message)),
         Err(error) => Err(error),
     }
+}
+
+/// What the target remembers of tables that have another shape by now.
+fn earlier_shapes(remembered: &Remembered, schemas: &[Arc<TableSchema>]) -> Vec<Arc<TableSchema>> {
+    let known = |schema: &Arc<TableSchema>| remembered.tables.get(&schema.name);
+    let other = |schema: &Arc<TableSchema>| {
+        known(schema).map(|record| &record.schema).filter(|earlier| *earlier != schema.as_ref())
+    };
+    schemas.iter().filter_map(other).cloned().map(Arc::new).collect()
 }
 
 fn stopped_by(error: Error) -> TableStatus {

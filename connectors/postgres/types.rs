@@ -31,6 +31,7 @@ fn mapped(column_type: ColumnType, is_key: bool) -> &'static str {
         ColumnType::Bytes => "bytea",
         ColumnType::Date => "date",
         ColumnType::Time => "time without time zone",
+        ColumnType::Duration => "interval",
         ColumnType::Timestamp => "timestamp without time zone",
         ColumnType::TimestampTz => "timestamp with time zone",
         ColumnType::Uuid => "uuid",
@@ -94,6 +95,7 @@ pub fn has_loose_key(table: &TableSchema) -> bool {
         ColumnType::Float32
         | ColumnType::Float64
         | ColumnType::Numeric
+        | ColumnType::Duration
         | ColumnType::Json
         | ColumnType::Other => true,
     })

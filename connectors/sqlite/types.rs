@@ -38,6 +38,7 @@ pub(super) fn declared_type(column_type: ColumnType) -> &'static str {
         | ColumnType::Text
         | ColumnType::Date
         | ColumnType::Time
+        | ColumnType::Duration
         | ColumnType::Timestamp
         | ColumnType::TimestampTz
         | ColumnType::Uuid
@@ -88,6 +89,7 @@ pub(super) fn encode(
         | ColumnType::Text
         | ColumnType::Date
         | ColumnType::Time
+        | ColumnType::Duration
         | ColumnType::Timestamp
         | ColumnType::TimestampTz
         | ColumnType::Uuid

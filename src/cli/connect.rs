@@ -4,22 +4,18 @@
 use std::sync::Arc;
 
 use connectors::error::Result;
-use connectors::{Source, SourceOptions, Target, TargetOptions};
+use connectors::{Source, Target};
 
 use crate::config::Settings;
 
 /// The source; it connects when it is used.
 pub(super) fn source(settings: &Settings) -> Result<Arc<dyn Source>> {
-    let options =
-        SourceOptions { pipeline: settings.name.clone(), part_bytes: settings.batch_bytes };
-    connectors::open_source(settings.source_url.expose(), options)
+    connectors::open_source(settings.source_url.expose(), settings.source_options())
 }
 
 /// The target, connected.
 pub(super) async fn target(settings: &Settings) -> Result<Box<dyn Target>> {
-    let options =
-        TargetOptions { pipeline: settings.name.clone(), soft_deletes: settings.soft_deletes };
-    connectors::open_target(settings.target_url.expose(), options).await
+    connectors::open_target(settings.target_url.expose(), settings.target_options()).await
 }
 
 /// Whether some process of this machine has the pipeline's state open, and so replicates it.

@@ -290,7 +290,7 @@ impl World {
         let query = "SELECT schemaname::text, tablename::text FROM pg_tables WHERE schemaname
              NOT IN ('pg_catalog', 'information_schema') ORDER BY 1, 2";
         let patterns: Vec<&str> = self.tables.split(',').map(str::trim).collect();
-        let patterns = connectors::schema::TablePatterns::parse(&patterns).unwrap();
+        let patterns = connectors::schema::TablePatterns::parse(&patterns, "public").unwrap();
         let rows = self.source.query(query, &[]).await.unwrap();
         let names = rows.iter().map(|row| (row.get(0), row.get(1)));
         names

@@ -25,7 +25,7 @@ pub struct Fixture {
 }
 
 pub fn options(pipeline: &str, soft_deletes: bool) -> TargetOptions {
-    TargetOptions { pipeline: pipeline.into(), soft_deletes }
+    TargetOptions { pipeline: pipeline.into(), soft_deletes, plain_schema: "public".into() }
 }
 
 pub fn claim_as(instance: &str) -> Claim {
