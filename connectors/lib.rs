@@ -12,6 +12,7 @@ pub mod mysql;
 pub mod postgres;
 pub mod schema;
 pub mod sqlite;
+mod url;
 pub mod version;
 
 use std::collections::BTreeMap;

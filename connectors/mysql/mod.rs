@@ -1,5 +1,13 @@
 //! MySQL and MariaDB, as source and as target.
 
+pub mod config;
+pub mod connect;
+pub mod quote;
+mod tls;
+mod watchdog;
+
+use config::Config;
+
 use crate::error::{Code, Error, Result};
 use crate::memory::{MemorySource, MemoryTarget};
 use crate::{SourceOptions, TargetOptions};
@@ -24,15 +32,7 @@ pub(crate) async fn target(_url: &str, _options: TargetOptions) -> Result<Memory
 /// The database that a `mysql://` URL names.
 ///
 /// # Errors
-/// `configuration`, if it names none.
+/// `configuration`, for a URL that cannot be read or that names none.
 pub(crate) fn database(url: &str) -> Result<String> {
-    let path = url.split(['?', '#']).next().unwrap_or_default();
-    let name = path.splitn(4, '/').nth(3).unwrap_or_default();
-    match name.is_empty() {
-        true => Err(Error::stop(
-            Code::Configuration,
-            "the mysql:// URL names no database; write mysql://user@host/database",
-        )),
-        false => Ok(name.to_owned()),
-    }
+    Ok(Config::parse(url)?.database)
 }
