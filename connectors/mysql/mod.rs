@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod connect;
+pub mod failure;
 pub mod quote;
 mod tls;
 mod watchdog;
