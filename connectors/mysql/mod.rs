@@ -1,5 +1,14 @@
 //! MySQL and MariaDB, as source and as target.
 
+pub mod binlog;
+pub mod bookmark;
+pub mod bytes;
+pub mod charset;
+pub mod gtid;
+pub mod layout;
+pub mod transaction;
+pub mod types;
+
 use crate::error::{Code, Error, Result};
 use crate::memory::{MemorySource, MemoryTarget};
 use crate::{SourceOptions, TargetOptions};
