@@ -187,10 +187,16 @@ impl CatalogTable {
         let exclude = format!("exclude it with \"!{}\"", self.name);
         let stop = |code, what: &str| {
             let remedy = self.remedy();
-            Err(Error::stop(code, format!("table {} {what}; run `{remedy}` or {exclude}", self.name)))
+            Err(Error::stop(
+                code,
+                format!("table {} {what}; run `{remedy}` or {exclude}", self.name),
+            ))
         };
         if self.versioned {
-            return stop(Code::SourceSettings, "is system-versioned, so its log mixes rows with history");
+            return stop(
+                Code::SourceSettings,
+                "is system-versioned, so its log mixes rows with history",
+            );
         }
         if !self.is_transactional() {
             let what = format!("is kept by {}, whose rows no snapshot holds still", self.storage);

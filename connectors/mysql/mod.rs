@@ -1,10 +1,23 @@
 //! MySQL and MariaDB, as source and as target.
 
+pub mod binlog;
+pub mod bookmark;
+pub mod bytes;
+mod catalog;
+pub mod charset;
 pub mod config;
 pub mod connect;
 pub mod failure;
+pub mod gtid;
+pub mod layout;
 pub mod quote;
+mod source_sql;
+mod subscribe;
+#[cfg(test)]
+mod testing;
 mod tls;
+pub mod transaction;
+pub mod types;
 mod watchdog;
 
 use config::Config;

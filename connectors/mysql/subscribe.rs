@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::binlog::Xid;
 use super::bookmark::{Bookmark, FIRST_OFFSET, Flavor, Gtids, Place, file_number};
 use super::catalog::{number, optional, text};
 use super::connect::{Server, Session};
@@ -125,17 +126,18 @@ pub async fn begin(session: &mut Session) -> Result<Bookmark> {
         return Ok(Bookmark { server, place, gtids: Gtids::none(flavor) });
     }
     let executed = first(session, "read gtid_executed", sql::GTID_EXECUTED).await?;
-    let mut gtids = previous_gtids(session, &place.file).await?;
-    gtids.merge(&Gtids::parse(flavor, &executed)?)?;
+    let previous = previous_gtids(session, &place.file).await?;
+    // A list of sets is the union of them.
+    let gtids = Gtids::parse(flavor, &format!("{previous},{executed}"))?;
     Ok(Bookmark { server, place: Place::new(place.file, FIRST_OFFSET), gtids })
 }
 
 /// What a file of MySQL says of all files before it.
-async fn previous_gtids(session: &mut Session, file: &str) -> Result<Gtids> {
+async fn previous_gtids(session: &mut Session, file: &str) -> Result<String> {
     let doing = "read the head of the binary log";
     for row in session.query(doing, &sql::head_of(file)).await? {
         if text(&row, 2)? == "Previous_gtids" {
-            return Gtids::parse(Flavor::Mysql, &text(&row, 5)?);
+            return text(&row, 5);
         }
     }
     let what = format!("{doing}: file {file} does not say what the files before it hold");
@@ -158,49 +160,38 @@ async fn wait_for_xa(session: &mut Session) -> Result<()> {
     while !prepared_xa(session).await?.unwrap_or_default().is_empty() {
         if !told && start.elapsed() > XA_TELL {
             told = true;
-            tracing::warn!("the first copy waits for prepared XA transactions to end; see XA RECOVER");
+            tracing::warn!(
+                "the first copy waits for prepared XA transactions to end; see XA RECOVER"
+            );
         }
         sleep(Duration::from_millis(200)).await;
     }
     Ok(())
 }
 
-/// Global part, branch and format of the XA transactions that are prepared, as hexadecimal digits;
-/// `None` where we may not know. Their end in the log is checked all the same.
+/// The XA transactions that are prepared; `None` where we may not know. Their end in the log is
+/// checked all the same.
 ///
 /// # Errors
 /// What the server says.
-pub async fn prepared_xa(session: &mut Session) -> Result<Option<Vec<XaName>>> {
+pub async fn prepared_xa(session: &mut Session) -> Result<Option<Vec<Xid>>> {
     let rows = match session.query("list the XA transactions", sql::XA_RECOVER).await {
         Ok(rows) => rows,
         Err(error) if error.code == Code::Permission => return Ok(None),
         Err(error) => return Err(error),
     };
-    rows.iter().map(XaName::read).collect::<Result<Vec<_>>>().map(Some)
+    rows.iter().map(xid).collect::<Result<Vec<_>>>().map(Some)
 }
 
-/// What identifies an XA transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct XaName {
-    /// The format of its two parts.
-    pub format: i64,
-    /// The global part.
-    pub global: Vec<u8>,
-    /// The branch.
-    pub branch: Vec<u8>,
-}
-
-impl XaName {
-    /// Reads a row of `XA RECOVER`: format, two lengths, and both parts as one string of bytes.
-    fn read(row: &mysql_async::Row) -> Result<XaName> {
-        let wrong = || Error::stop(Code::Protocol, "the server's list of XA transactions is odd");
-        let format = text(row, 0)?.parse().map_err(|_| wrong())?;
-        let (global, branch) = (number(row, 1)?, number(row, 2)?);
-        let data = row.get_opt::<Vec<u8>, usize>(3).and_then(std::result::Result::ok);
-        let data = data.filter(|data| data.len() as u64 == global + branch).ok_or_else(wrong)?;
-        let (global, branch) = data.split_at(usize::try_from(global).map_err(|_| wrong())?);
-        Ok(XaName { format, global: global.to_vec(), branch: branch.to_vec() })
-    }
+/// Reads a row of `XA RECOVER`: format, two lengths, and both parts as one string of bytes.
+fn xid(row: &mysql_async::Row) -> Result<Xid> {
+    let wrong = || Error::stop(Code::Protocol, "the server's list of XA transactions is odd");
+    let format = text(row, 0)?.parse().map_err(|_| wrong())?;
+    let (global, branch) = (number(row, 1)?, number(row, 2)?);
+    let both = row.get_opt::<Vec<u8>, usize>(3).and_then(std::result::Result::ok);
+    let both = both.filter(|both| both.len() as u64 == global + branch).ok_or_else(wrong)?;
+    let (global, branch) = both.split_at(usize::try_from(global).map_err(|_| wrong())?);
+    Ok(Xid { format, global: global.to_vec(), branch: branch.to_vec() })
 }
 
 /// Proves that everything after the bookmark is still there, on the server that it belongs to, and
@@ -224,11 +215,7 @@ pub async fn prove(session: &mut Session, ours: &Bookmark) -> Result<Start> {
 
 /// MariaDB has no identity that a copy of it has not, so its log has to agree: what it holds up to
 /// our place must be what we have read. A log that was begun anew then shows.
-async fn prove_mariadb(
-    session: &mut Session,
-    ours: &Bookmark,
-    files: &[LogFile],
-) -> Result<Start> {
+async fn prove_mariadb(session: &mut Session, ours: &Bookmark, files: &[LogFile]) -> Result<Start> {
     let place = match prove_place(&ours.place, files) {
         Ok(_) => ours.place.clone(),
         // Our file may have been purged when we had read all of it.
@@ -274,8 +261,11 @@ async fn prove_gtids(session: &mut Session, ours: &Bookmark, files: &[LogFile]) 
         return Err(ahead(&ours.place, files));
     }
     let purged_set = first(session, "read gtid_purged", sql::GTID_PURGED).await?;
-    let purged_set = Gtids::parse(Flavor::Mysql, &purged_set)?;
-    match ours.gtids.contains(&purged_set) {
+    let whole = match (&ours.gtids, Gtids::parse(Flavor::Mysql, &purged_set)?) {
+        (Gtids::Mysql(ours), Gtids::Mysql(purged)) => ours.contains(&purged),
+        _ => false,
+    };
+    match whole {
         true => Ok(Start::Gtids),
         // The set has only what was read since GTIDs were switched on; the place may still do.
         false => prove_place(&ours.place, files),
@@ -310,9 +300,8 @@ fn purged(ours: &Place, files: &[LogFile]) -> Error {
 }
 
 fn ahead(ours: &Place, files: &[LogFile]) -> Error {
-    let end = files
-        .last()
-        .map_or("nowhere".to_owned(), |file| format!("{}:{}", file.name, file.size));
+    let end =
+        files.last().map_or("nowhere".to_owned(), |file| format!("{}:{}", file.name, file.size));
     Error::stop(
         Code::PositionAhead,
         format!(
