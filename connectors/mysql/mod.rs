@@ -4,10 +4,16 @@ pub mod binlog;
 pub mod bookmark;
 pub mod bytes;
 pub mod charset;
+pub mod decimal;
 pub mod gtid;
+pub mod json;
 pub mod layout;
+pub mod rows;
+pub mod table_map;
+pub mod text;
 pub mod transaction;
 pub mod types;
+pub mod values;
 
 use crate::error::{Code, Error, Result};
 use crate::memory::{MemorySource, MemoryTarget};
