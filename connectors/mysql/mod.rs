@@ -7,17 +7,24 @@ mod catalog;
 pub mod charset;
 pub mod config;
 pub mod connect;
+pub mod decimal;
 pub mod failure;
 pub mod gtid;
+pub mod json;
 pub mod layout;
 pub mod quote;
+pub mod rows;
 mod source_sql;
 mod subscribe;
+pub mod table_map;
 #[cfg(test)]
 mod testing;
+pub mod text;
 mod tls;
 pub mod transaction;
 pub mod types;
+pub mod values;
+mod visibility;
 mod watchdog;
 
 use config::Config;
