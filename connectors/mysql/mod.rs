@@ -5,6 +5,8 @@ pub mod bookmark;
 pub mod bytes;
 mod catalog;
 pub mod charset;
+mod check;
+mod chunk;
 pub mod config;
 pub mod connect;
 pub mod decimal;
@@ -13,8 +15,11 @@ pub mod gtid;
 pub mod json;
 pub mod layout;
 pub mod quote;
+mod replica;
 pub mod rows;
+mod source;
 mod source_sql;
+mod stream;
 mod subscribe;
 pub mod table_map;
 #[cfg(test)]
@@ -29,17 +34,10 @@ mod watchdog;
 
 use config::Config;
 
+use crate::TargetOptions;
 use crate::error::{Code, Error, Result};
-use crate::memory::{MemorySource, MemoryTarget};
-use crate::{SourceOptions, TargetOptions};
-
-/// The source of a `mysql://` URL; connects only when it is used.
-///
-/// # Errors
-/// `configuration`, for a URL that cannot be read.
-pub(crate) fn source(_url: &str, _options: &SourceOptions) -> Result<MemorySource> {
-    Err(Error::stop(Code::Configuration, "mysql sources are not available yet"))
-}
+use crate::memory::MemoryTarget;
+pub use source::{MysqlSource, source};
 
 /// The target of a `mysql://` URL, connected.
 ///
