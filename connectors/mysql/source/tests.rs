@@ -4,6 +4,7 @@
 mod catalog;
 mod chunks;
 mod gaps;
+mod sessions;
 
 use std::sync::Arc;
 

@@ -102,7 +102,7 @@ async fn keys_of_texts_go_on_in_the_order_of_their_collation() {
     )
     .await;
     let latin = "k varchar(9) CHARACTER SET latin1 COLLATE latin1_german1_ci";
-    check_order(latin, "k", "('z'), ('Ä'), ('é'), ('€')", &["€", "Ä", "é", "z"]).await;
+    check_order(latin, "k", "('z'), ('Ä'), ('é'), ('€')", &["Ä", "é", "z", "€"]).await;
     for charset in ["ucs2", "utf16", "utf32", "utf8mb3", "gbk", "sjis"] {
         let column = format!("k varchar(9) CHARACTER SET {charset}");
         check_order(&column, "k", "('c'), ('a'), ('b')", &["a", "b", "c"]).await;
