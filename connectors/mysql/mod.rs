@@ -1,9 +1,17 @@
 //! MySQL and MariaDB, as source and as target.
 
+pub mod binlog;
+pub mod bookmark;
+pub mod bytes;
+pub mod charset;
 pub mod config;
 pub mod connect;
+pub mod gtid;
+pub mod layout;
 pub mod quote;
 mod tls;
+pub mod transaction;
+pub mod types;
 mod watchdog;
 
 use config::Config;
