@@ -7,6 +7,7 @@
 
 pub mod change;
 pub mod error;
+pub mod float;
 pub mod memory;
 pub mod mysql;
 pub mod postgres;

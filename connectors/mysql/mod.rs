@@ -9,16 +9,21 @@ pub mod connect;
 pub mod gtid;
 pub mod layout;
 pub mod quote;
+mod sql;
+mod target;
+mod target_types;
+mod target_values;
 mod tls;
 pub mod transaction;
 pub mod types;
 mod watchdog;
 
 use config::Config;
+pub(crate) use target::target;
 
+use crate::SourceOptions;
 use crate::error::{Code, Error, Result};
-use crate::memory::{MemorySource, MemoryTarget};
-use crate::{SourceOptions, TargetOptions};
+use crate::memory::MemorySource;
 
 /// The source of a `mysql://` URL; connects only when it is used.
 ///
@@ -26,15 +31,6 @@ use crate::{SourceOptions, TargetOptions};
 /// `configuration`, for a URL that cannot be read.
 pub(crate) fn source(_url: &str, _options: &SourceOptions) -> Result<MemorySource> {
     Err(Error::stop(Code::Configuration, "mysql sources are not available yet"))
-}
-
-/// The target of a `mysql://` URL, connected.
-///
-/// # Errors
-/// `configuration`, for a URL that cannot be read; the connection.
-#[allow(clippy::unused_async)]
-pub(crate) async fn target(_url: &str, _options: TargetOptions) -> Result<MemoryTarget> {
-    Err(Error::stop(Code::Configuration, "mysql targets are not available yet"))
 }
 
 /// The database that a `mysql://` URL names.

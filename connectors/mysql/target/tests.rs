@@ -1,0 +1,1 @@
+//! The target against a real server.
