@@ -3,16 +3,22 @@
 pub mod binlog;
 pub mod bookmark;
 pub mod bytes;
+mod catalog;
 pub mod charset;
 pub mod config;
 pub mod connect;
+pub mod failure;
 pub mod gtid;
 pub mod layout;
 pub mod quote;
+mod source_sql;
 mod sql;
+mod subscribe;
 mod target;
 mod target_types;
 mod target_values;
+#[cfg(test)]
+mod testing;
 mod tls;
 pub mod transaction;
 pub mod types;
