@@ -498,7 +498,7 @@ mod tests {
             Engine::Mariadb,
             true,
             &[0],
-            TableSql::create_table,
+            |sql| sql.create_table(),
             "CREATE TABLE IF NOT EXISTS `it``s` (`k` bigint NOT NULL, `a``b` longtext \
              CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NULL, `f` float NULL, \
              `_cdc_version` binary(16) NOT NULL, `_cdc_updated_at` datetime(6) NOT NULL, \

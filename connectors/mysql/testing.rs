@@ -208,7 +208,8 @@ fn make_data(data: &Path) {
     let superuser = format!(
         "FLUSH PRIVILEGES;\nCREATE USER IF NOT EXISTS root@localhost;\n\
          ALTER USER root@localhost IDENTIFIED BY '{PASSWORD}';\n\
-         CREATE USER root@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';\n\
+         CREATE USER IF NOT EXISTS root@'127.0.0.1';\n\
+         ALTER USER root@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';\n\
          GRANT ALL PRIVILEGES ON *.* TO root@'127.0.0.1' WITH GRANT OPTION;\n"
     );
     let statements = data.with_extension("sql");
