@@ -282,7 +282,7 @@ impl TableSql<'_> {
         }
         let mut assigned: Vec<String> = present
             .iter()
-            .filter(|&&index| !self.table.is_key(index) || self.columns[index].is_loose())
+            .filter(|&&index| !self.table.is_key(index))
             .map(|&index| self.column(index))
             .collect();
         assigned.extend(ours.iter().cloned());

@@ -19,6 +19,8 @@
 //! In a key, texts, enums and sets become `varchar`, bytes `varbinary`, of as many characters or
 //! bytes as fit into InnoDB's keys, and timestamps `datetime`.
 //!
+//! The sign of zero is not kept.
+//!
 //! Surprise: text is compared without padding and by its bytes, so that keys which differ at the
 //! source never meet; and CHAR is never used for it, because it drops blanks.
 
@@ -395,12 +397,6 @@ impl StoredColumn {
             (MysqlType::Blob(size), MysqlType::Blob(found)) => found >= size,
             (physical, found) => physical == found,
         }
-    }
-
-    /// Whether two keys can be equal for the server although their texts differ, as 0 and -0 are.
-    #[must_use]
-    pub fn is_loose(&self) -> bool {
-        matches!(self.form, Form::Single | Form::Double)
     }
 }
 

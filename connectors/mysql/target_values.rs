@@ -140,8 +140,13 @@ fn push_float(form: Form, text: &str, out: &mut String) -> Result<(), &'static s
     if !value.is_finite() {
         return Err(WRONG);
     }
-    let _ = write!(out, "{value:e}");
+    let _ = write!(out, "{:e}", unsigned_zero(value));
     Ok(())
+}
+
+/// MariaDB does not keep the sign of zero, so nobody's is kept.
+fn unsigned_zero(value: f64) -> f64 {
+    if value == 0.0 { 0.0 } else { value }
 }
 
 /// A number with exactly so many digits after the point; `None` if it has more, or too many
@@ -240,10 +245,10 @@ pub fn decode(form: Form, value: &[u8]) -> Vec<u8> {
             .map(|year| year.to_string().into_bytes()),
         Form::Single => text()
             .and_then(|text| text.parse::<f64>().ok())
-            .map(|value| float::single_text(value as f32).into_bytes()),
+            .map(|value| float::single_text(unsigned_zero(value) as f32).into_bytes()),
         Form::Double => text()
             .and_then(|text| text.parse().ok())
-            .map(|value| float::double_text(value).into_bytes()),
+            .map(|value| float::double_text(unsigned_zero(value)).into_bytes()),
         Form::Bits(count) => bits(value, count).map(String::into_bytes),
         Form::Bytes(_) | Form::FixedBytes(_) => Some(hex(value)),
         Form::Time(_) | Form::DateTime(_) => text().map(|text| trimmed(text).into_bytes()),
@@ -262,8 +267,11 @@ pub fn stored(form: Form, value: &[u8]) -> Cow<'_, [u8]> {
         Form::Bool | Form::Integer | Form::Year | Form::Bits(_) | Form::Text(_) | Form::Date => {
             return Cow::Borrowed(value);
         }
-        Form::Single => text.parse().map(float::single_text).ok(),
-        Form::Double => text.parse().map(float::double_text).ok(),
+        Form::Single => text
+            .parse::<f32>()
+            .map(|value| float::single_text(unsigned_zero(f64::from(value)) as f32))
+            .ok(),
+        Form::Double => text.parse().map(|value| float::double_text(unsigned_zero(value))).ok(),
         Form::Decimal { precision, scale } => decimal(text, precision, scale),
         Form::Bytes(_) | Form::FixedBytes(_) => Some(text.to_ascii_lowercase()),
         Form::Time(_) => Some(match trimmed(text) {
