@@ -26,7 +26,7 @@
 
 use super::charset::Charset;
 use super::target_values::{Form, push_text};
-use super::types::MysqlType;
+use super::types::{Labels, MysqlType};
 use crate::schema::{Column, ColumnType, Engine, TableSchema};
 
 const UTF8MB4: Charset = Charset::Utf8(4);
@@ -36,6 +36,8 @@ const KEY_BYTES_MAX: u32 = 3072;
 const ROW_BYTES_MAX: u32 = 56_000;
 /// Of a `text` or `blob` only a pointer counts.
 const POINTER_BYTES: u32 = 12;
+/// The longest label of an `enum`.
+const LABEL_CHARACTERS_MAX: u32 = 255;
 /// The number of bytes in which `longtext` and `longblob` write their length.
 const LONG: u8 = 4;
 
@@ -243,13 +245,25 @@ fn kept(native: &MysqlType, is_key: bool, server: Engine) -> Option<Wanted> {
         MysqlType::Binary(count) => fixed(Form::FixedBytes(u32::from(*count))),
         MysqlType::VarBinary(count) => Some(Wanted::Octets(u32::from(*count))),
         MysqlType::Blob(size) => Some(Wanted::Blob(*size)),
-        MysqlType::Enum(labels, _) => Some(match is_key || !are_certain(labels) {
-            true => Wanted::Characters(longest(labels)),
-            false => Wanted::Fixed(Form::Text(None), MysqlType::Enum(labels.clone(), UTF8MB4)),
+        MysqlType::Enum(labels, _) => Some(match certain(labels) {
+            Some(_) if !is_key => {
+                Wanted::Fixed(Form::Text(None), MysqlType::Enum(labels.clone(), UTF8MB4))
+            }
+            Some(labels) => {
+                let lengths = labels.iter().map(|label| label.chars().count() as u32);
+                Wanted::Characters(lengths.max().unwrap_or(1))
+            }
+            None => Wanted::Characters(LABEL_CHARACTERS_MAX),
         }),
-        MysqlType::Set(labels, _) => Some(match is_key || !are_certain(labels) {
-            true => Wanted::Characters(joined(labels)),
-            false => Wanted::Fixed(Form::Text(None), MysqlType::Set(labels.clone(), UTF8MB4)),
+        MysqlType::Set(labels, _) => Some(match certain(labels) {
+            Some(_) if !is_key => {
+                Wanted::Fixed(Form::Text(None), MysqlType::Set(labels.clone(), UTF8MB4))
+            }
+            Some(labels) => {
+                let lengths = labels.iter().map(|label| label.chars().count() as u32 + 1);
+                Wanted::Characters(lengths.sum())
+            }
+            None => Wanted::Text(2),
         }),
         MysqlType::Inet4 => Some(Wanted::Characters(15)),
         MysqlType::Inet6 => Some(Wanted::Characters(45)),
@@ -258,18 +272,11 @@ fn kept(native: &MysqlType, is_key: bool, server: Engine) -> Option<Wanted> {
     }
 }
 
-/// Whether the server has spelled the labels as they are: it writes `?` for what its own
-/// character set lacks. In a key, an enum is ordered by number and compared by text.
-fn are_certain(labels: &[String]) -> bool {
-    labels.iter().all(|label| !label.contains('?'))
-}
-
-fn longest(labels: &[String]) -> u32 {
-    labels.iter().map(|label| label.chars().count() as u32).max().unwrap_or(1)
-}
-
-fn joined(labels: &[String]) -> u32 {
-    labels.iter().map(|label| label.chars().count() as u32 + 1).sum()
+/// The labels, if the server has spelled them as they are: it writes `?` for what its own
+/// character set lacks. In a key they would not do: there an enum is ordered by number and
+/// compared by text.
+fn certain(labels: &Labels) -> Option<Vec<&str>> {
+    (0..labels.count() as u64).map(|index| labels.get(index).ok()).collect()
 }
 
 /// `numeric(p,s)` of PostgreSQL, if a decimal can hold it.
@@ -409,13 +416,12 @@ pub fn collation(server: Engine) -> &'static str {
     }
 }
 
-fn quoted(labels: &[String]) -> String {
-    labels.iter().map(|label| label_literal(label)).collect::<Vec<_>>().join(",")
-}
-
-/// A label as a plain string where it can be one: in DDL not every server takes another.
-fn label_literal(label: &str) -> String {
-    let mut literal = String::new();
-    push_text(&mut literal, label);
-    literal
+/// As plain strings where they can be such: in DDL not every server takes another literal.
+fn quoted(labels: &Labels) -> String {
+    let mut list = String::new();
+    for label in certain(labels).unwrap_or_default() {
+        list.push_str(if list.is_empty() { "" } else { "," });
+        push_text(&mut list, label);
+    }
+    list
 }

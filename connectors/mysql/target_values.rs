@@ -144,6 +144,18 @@ fn push_float(form: Form, text: &str, out: &mut String) -> Result<(), &'static s
     Ok(())
 }
 
+fn single_text(value: f64) -> Vec<u8> {
+    let mut text = Vec::new();
+    float::push_single(unsigned_zero(value) as f32, &mut text);
+    text
+}
+
+fn double_text(value: f64) -> Vec<u8> {
+    let mut text = Vec::new();
+    float::push_double(unsigned_zero(value), &mut text);
+    text
+}
+
 /// MariaDB does not keep the sign of zero, so nobody's is kept.
 fn unsigned_zero(value: f64) -> f64 {
     if value == 0.0 { 0.0 } else { value }
@@ -243,12 +255,8 @@ pub fn decode(form: Form, value: &[u8]) -> Vec<u8> {
         Form::Year => text()
             .and_then(|text| text.parse::<u16>().ok())
             .map(|year| year.to_string().into_bytes()),
-        Form::Single => text()
-            .and_then(|text| text.parse::<f64>().ok())
-            .map(|value| float::single_text(unsigned_zero(value) as f32).into_bytes()),
-        Form::Double => text()
-            .and_then(|text| text.parse().ok())
-            .map(|value| float::double_text(unsigned_zero(value)).into_bytes()),
+        Form::Single => text().and_then(|text| text.parse().ok()).map(single_text),
+        Form::Double => text().and_then(|text| text.parse().ok()).map(double_text),
         Form::Bits(count) => bits(value, count).map(String::into_bytes),
         Form::Bytes(_) | Form::FixedBytes(_) => Some(hex(value)),
         Form::Time(_) | Form::DateTime(_) => text().map(|text| trimmed(text).into_bytes()),
@@ -263,26 +271,26 @@ pub fn stored(form: Form, value: &[u8]) -> Cow<'_, [u8]> {
     let Ok(text) = std::str::from_utf8(value) else {
         return Cow::Borrowed(value);
     };
-    let normal = match form {
+    let normal: Option<Vec<u8>> = match form {
         Form::Bool | Form::Integer | Form::Year | Form::Bits(_) | Form::Text(_) | Form::Date => {
             return Cow::Borrowed(value);
         }
-        Form::Single => text
-            .parse::<f32>()
-            .map(|value| float::single_text(unsigned_zero(f64::from(value)) as f32))
-            .ok(),
-        Form::Double => text.parse().map(|value| float::double_text(unsigned_zero(value))).ok(),
-        Form::Decimal { precision, scale } => decimal(text, precision, scale),
-        Form::Bytes(_) | Form::FixedBytes(_) => Some(text.to_ascii_lowercase()),
+        // Rounded once, to the single.
+        Form::Single => text.parse::<f32>().ok().map(|value| single_text(f64::from(value))),
+        Form::Double => text.parse().ok().map(double_text),
+        Form::Decimal { precision, scale } => {
+            decimal(text, precision, scale).map(String::into_bytes)
+        }
+        Form::Bytes(_) | Form::FixedBytes(_) => Some(value.to_ascii_lowercase()),
         Form::Time(_) => Some(match trimmed(text) {
-            zero if zero == "-00:00:00" => "00:00:00".into(),
-            time => time,
+            zero if zero == "-00:00:00" => b"00:00:00".to_vec(),
+            time => time.into_bytes(),
         }),
-        Form::DateTime(_) => Some(trimmed(text)),
-        Form::Instant(_) => text.strip_suffix("+00").map(|utc| trimmed(utc) + "+00"),
+        Form::DateTime(_) => Some(trimmed(text).into_bytes()),
+        Form::Instant(_) => text.strip_suffix("+00").map(|utc| (trimmed(utc) + "+00").into_bytes()),
     };
     match normal {
-        Some(normal) if normal != text => Cow::Owned(normal.into_bytes()),
+        Some(normal) if normal != value => Cow::Owned(normal),
         // What is refused is not stored.
         _ => Cow::Borrowed(value),
     }

@@ -54,9 +54,9 @@ pub enum MysqlType {
     /// TINYBLOB to LONGBLOB: how many bytes its length has.
     Blob(u8),
     /// ENUM.
-    Enum(Vec<String>, Charset),
+    Enum(Labels, Charset),
     /// SET.
-    Set(Vec<String>, Charset),
+    Set(Labels, Charset),
     /// JSON of MySQL. That of MariaDB is a LONGTEXT.
     Json,
     /// GEOMETRY, POINT and their like.
@@ -69,6 +69,53 @@ pub enum MysqlType {
     Inet4,
     /// INET6 of MariaDB.
     Inet6,
+}
+
+/// The labels of an ENUM or SET.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels {
+    labels: Vec<String>,
+    /// Whether they come from the table map, where nothing has been replaced.
+    exact: bool,
+}
+
+impl Labels {
+    /// As `COLUMN_TYPE` spells them.
+    #[must_use]
+    pub fn spelled(labels: Vec<String>) -> Labels {
+        Labels { labels, exact: false }
+    }
+
+    /// As the table map has them, in their character set.
+    ///
+    /// # Errors
+    /// If they are no text.
+    pub fn exact(labels: &[&[u8]], charset: Charset) -> Decoded<Labels> {
+        let labels = labels.iter().map(|label| charset.utf8(label)).collect::<Decoded<_>>()?;
+        Ok(Labels { labels, exact: true })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// The label of this number, from 0.
+    ///
+    /// # Errors
+    /// If there is none, or if it may be another one than it seems.
+    pub fn get(&self, index: u64) -> Decoded<&str> {
+        let label = usize::try_from(index).ok().and_then(|index| self.labels.get(index));
+        let label = label.ok_or_else(|| Malformed::new("a label is missing"))?;
+        match self.exact || !label.contains('?') {
+            true => Ok(label),
+            false => Err(Malformed::new(
+                "a label has a character that the catalog cannot spell; run \
+                 `SET GLOBAL binlog_row_metadata = FULL`",
+            )),
+        }
+    }
 }
 
 impl MysqlType {
@@ -218,10 +265,10 @@ impl Spelled {
         self.arguments.get(index).map(parse).transpose()
     }
 
-    fn labels(&self) -> Decoded<Vec<String>> {
+    fn labels(&self) -> Decoded<Labels> {
         match self.arguments.is_empty() {
             true => Err(Malformed::new("has no labels")),
-            false => Ok(self.arguments.clone()),
+            false => Ok(Labels::spelled(self.arguments.clone())),
         }
     }
 

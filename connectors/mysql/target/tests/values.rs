@@ -216,7 +216,9 @@ async fn values_of_every_type_come_back_unchanged() {
 
 /// As the shortest text says it.
 fn canonical(single: &str) -> String {
-    crate::float::single_text(single.parse().unwrap())
+    let mut text = Vec::new();
+    crate::float::push_single(single.parse().unwrap(), &mut text);
+    String::from_utf8(text).unwrap()
 }
 
 async fn read(f: &mut Fixture, table: &Arc<TableSchema>, id: &str) -> Option<crate::change::Row> {
