@@ -25,6 +25,7 @@
 //! source never meet; and CHAR is never used for it, because it drops blanks.
 
 use super::charset::Charset;
+use super::quote;
 use super::target_values::{Form, push_text};
 use super::types::{Labels, MysqlType};
 use crate::schema::{Column, ColumnType, Engine, TableSchema};
@@ -416,12 +417,17 @@ pub fn collation(server: Engine) -> &'static str {
     }
 }
 
-/// As plain strings where they can be such: in DDL not every server takes another literal.
+/// A list of labels. DDL takes no literal that names its character set; bare hexadecimal digits
+/// are in that of the column.
 fn quoted(labels: &Labels) -> String {
-    let mut list = String::new();
-    for label in certain(labels).unwrap_or_default() {
-        list.push_str(if list.is_empty() { "" } else { "," });
-        push_text(&mut list, label);
-    }
-    list
+    let literal = |label: &str| match label.contains(['\\', '\0', '\u{1a}']) {
+        true => quote::bytes(label.as_bytes()),
+        false => {
+            let mut literal = String::new();
+            push_text(&mut literal, label);
+            literal
+        }
+    };
+    let labels = certain(labels).unwrap_or_default();
+    labels.into_iter().map(literal).collect::<Vec<_>>().join(",")
 }

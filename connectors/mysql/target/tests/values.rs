@@ -113,8 +113,8 @@ const CASES: &[Case] = &[
     mysql(ColumnType::Text, "longtext character set utf8mb3", TEXTS),
     mysql(
         ColumnType::Text,
-        "enum('b','a','it''s','x y','A') character set utf8mb4",
-        &["A", "a", "b", "it's", "x y"],
+        "enum('b','a','it''s','x y','A','c\\\\d') character set utf8mb4",
+        &["A", "a", "b", "it's", "x y", "c\\d"],
     ),
     mysql(ColumnType::Text, "set('b','a','c') character set latin1", &["", "a", "b,a,c"]),
     mysql(ColumnType::Text, "enum('?') character set utf8mb4", &["€", "語"]),
