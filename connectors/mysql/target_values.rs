@@ -322,3 +322,84 @@ fn hex(bytes: &[u8]) -> Vec<u8> {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_literal(form: Form, value: &str, expected: &str) {
+        let mut literal = String::new();
+        assert_eq!(encode(form, value.as_bytes(), &mut literal), Ok(()), "{value}");
+        assert_eq!(literal, expected);
+    }
+
+    fn check_stored(form: Form, value: &str, expected: &str) {
+        assert_eq!(stored(form, value.as_bytes()), expected.as_bytes(), "{value}");
+    }
+
+    #[test]
+    fn no_literal_depends_on_the_sql_mode() {
+        check_literal(Form::Text(None), "it's", "'it''s'");
+        check_literal(Form::Text(None), "'", "''''");
+        check_literal(Form::Text(None), "", "''");
+        check_literal(Form::Text(None), "a\\'b", "_utf8mb4 X'615C2762'");
+        check_literal(Form::Text(None), "\0", "_utf8mb4 X'00'");
+        check_literal(Form::Bytes(None), "\\x5c27", "X'5c27'");
+        check_literal(Form::Bits(3), "101", "5");
+        check_literal(Form::Single, "0.1", "1.0000000149011612e-1");
+        check_literal(Form::Double, "-0", "0e0");
+        check_literal(Form::Decimal { precision: 5, scale: 2 }, "-007.5", "-7.50");
+        check_literal(Form::Decimal { precision: 5, scale: 0 }, "-0.0", "0");
+        check_literal(Form::Instant(6), "2026-01-31 13:59:59.5+00", "'2026-01-31 13:59:59.5'");
+        check_literal(Form::Time(0), "-838:59:59", "'-838:59:59'");
+    }
+
+    #[test]
+    fn what_is_not_canonical_is_refused_without_naming_the_value() {
+        let wrong: [(Form, &[u8]); 14] = [
+            (Form::Text(None), b"secret\xff"),
+            (Form::Text(Some(5)), b"secret"),
+            (Form::Bool, b"true"),
+            (Form::Integer, b"1; DROP TABLE t"),
+            (Form::Integer, b""),
+            (Form::Year, b"70"),
+            (Form::Double, b"NaN"),
+            (Form::Single, b"1e39"),
+            (Form::Decimal { precision: 5, scale: 2 }, b"1.234"),
+            (Form::Decimal { precision: 5, scale: 2 }, b"1e2"),
+            (Form::Bytes(None), b"\\xabc"),
+            (Form::Date, b"'; DROP T"),
+            (Form::DateTime(6), b"0000-01-01 00:00:00"),
+            (Form::Instant(6), b"2026-01-01 00:00:00+01"),
+        ];
+        for (form, value) in wrong {
+            let reason = encode(form, value, &mut String::new()).unwrap_err();
+            assert!(!reason.contains("secret"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn values_come_back_as_the_server_lays_them_out() {
+        check_stored(Form::Double, "100000000000000000000", "1e+20");
+        check_stored(Form::Double, "-0", "0");
+        check_stored(Form::Single, "0.10000000149011612", "0.1");
+        check_stored(Form::Decimal { precision: 6, scale: 3 }, "1.5", "1.500");
+        check_stored(Form::Decimal { precision: 6, scale: 3 }, "-0.000", "0.000");
+        check_stored(Form::Bytes(None), "\\xDEad", "\\xdead");
+        check_stored(Form::Time(6), "-00:00:00.000", "00:00:00");
+        check_stored(Form::Instant(6), "2026-01-01 00:00:00.500+00", "2026-01-01 00:00:00.5+00");
+        check_stored(Form::Text(None), "1.0 ", "1.0 ");
+        // What is refused is not stored.
+        check_stored(Form::Decimal { precision: 6, scale: 3 }, "NaN", "NaN");
+    }
+
+    #[test]
+    fn a_value_that_somebody_else_wrote_equals_none_of_the_source() {
+        assert_eq!(decode(Form::Bool, b"2"), b"\x002");
+        assert_eq!(decode(Form::Bool, b"1"), b"t");
+        assert_eq!(decode(Form::Year, b"0000"), b"0");
+        assert_eq!(decode(Form::Bits(9), &[1, 1]), b"100000001");
+        let instant = decode(Form::Instant(6), b"2026-01-01 00:00:00.500000");
+        assert_eq!(instant, b"2026-01-01 00:00:00.5+00");
+    }
+}

@@ -420,7 +420,8 @@ fn every_row_comes_back_as_it_is_said_to_be_stored() {
             prop_assert_eq!(applied, Ok(Applied::Done));
             let row = row(&values);
             let key = Key::of(&table, &row).unwrap();
-            let found = runtime.block_on(f.target.read_rows(&table, &[key.clone()])).unwrap();
+            let found =
+                runtime.block_on(f.target.read_rows(&table, std::slice::from_ref(&key))).unwrap();
             let stored = f.target.stored(&table, &row);
             prop_assert!(found == [(key, version(log), stored)], "not what was stored");
             Ok(())
