@@ -9,6 +9,7 @@ use std::io::Write as _;
 use super::bytes::{Decoded, Malformed, Reader};
 use super::decimal;
 use super::text::{push_padded, push_signed, push_unsigned};
+use crate::float::Decimal;
 
 /// Documents are at most 100 levels deep.
 const DEPTH_MAX: u32 = 101;
@@ -178,17 +179,16 @@ fn push_double(value: f64, out: &mut Vec<u8>) -> Decoded<()> {
     if !value.is_finite() {
         return Err(malformed());
     }
-    let scientific = format!("{value:e}");
-    let (mantissa, exponent) = scientific.split_once('e').ok_or_else(malformed)?;
-    let exponent: i32 = exponent.parse().map_err(|_| malformed())?;
-    let text = match (-PLAIN_DIGITS..PLAIN_DIGITS).contains(&exponent) {
-        true => value.to_string(),
-        false => format!("{mantissa}e{exponent}"),
-    };
-    out.extend_from_slice(text.as_bytes());
-    if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') {
-        out.extend_from_slice(b".0");
+    let (decimal, start) = (Decimal::of_double(value), out.len());
+    if decimal.is_plain(-PLAIN_DIGITS, PLAIN_DIGITS) {
+        decimal.push_plain(out);
+        if !out[start..].contains(&b'.') {
+            out.extend_from_slice(b".0");
+        }
+        return Ok(());
     }
+    decimal.push_mantissa(out);
+    let _ = write!(out, "e{}", decimal.exponent());
     Ok(())
 }
 

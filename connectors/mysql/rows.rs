@@ -395,8 +395,34 @@ fn push_uuid(bytes: [u8; 16], out: &mut Vec<u8>) {
     let _ = write(out, super::gtid::Uuid { bytes, tag: String::new() });
 }
 
+/// As the server prints it: the first of the longest runs of zeros is left out, also a single one,
+/// and an IPv4 address that follows nothing else is written as one.
 fn push_inet6(bytes: [u8; 16], out: &mut Vec<u8>) {
-    let _ = write(out, Ipv6Addr::from(bytes));
+    let words = Ipv6Addr::from(bytes).segments();
+    let run = |from: usize| words[from..].iter().take_while(|&&word| word == 0).count();
+    let (mut gap, mut length) = (0, 0);
+    for from in 0..words.len() {
+        if run(from) > length {
+            (gap, length) = (from, run(from));
+        }
+    }
+    let is_mapped = words[5] == 0xffff && length == 5;
+    if gap == 0 && (length == 6 || is_mapped) {
+        let _ = write(out, if is_mapped { "::ffff:" } else { "::" });
+        let _ = write(out, Ipv4Addr::from([bytes[12], bytes[13], bytes[14], bytes[15]]));
+        return;
+    }
+    let mut index = 0;
+    while index < words.len() {
+        if length > 0 && index == gap {
+            let _ = write(out, if index == 0 { "::" } else { ":" });
+            index += length;
+            continue;
+        }
+        let end = if index == 7 { "" } else { ":" };
+        let _ = write(out, format_args!("{:x}{end}", words[index]));
+        index += 1;
+    }
 }
 
 fn push_enum(number: u64, labels: &Labels, out: &mut Vec<u8>) -> Decoded<()> {

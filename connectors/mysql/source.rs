@@ -159,3 +159,6 @@ impl Source for MysqlSource {
         Ok(Box::new(Reader::open(config, progress, self.zero_dates).await?))
     }
 }
+
+#[cfg(test)]
+mod tests;

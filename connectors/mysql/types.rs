@@ -6,6 +6,7 @@
 
 use super::bytes::{Decoded, Malformed};
 use super::charset::Charset;
+use super::table_map::Wire;
 use crate::schema::ColumnType;
 
 /// A type of either server.
@@ -208,6 +209,53 @@ impl MysqlType {
             MysqlType::Json => ColumnType::Json,
             MysqlType::Uuid => ColumnType::Uuid,
             MysqlType::Bit(_) | MysqlType::Inet4 | MysqlType::Inet6 => ColumnType::Other,
+        }
+    }
+}
+
+impl MysqlType {
+    /// Whether values of this type are laid out like that in the log.
+    #[must_use]
+    pub fn fits(&self, wire: Wire) -> bool {
+        let characters = |length: u16, charset: &Charset| u32::from(length) * charset.char_bytes();
+        match (self, wire) {
+            (MysqlType::Integer { bytes, .. }, Wire::Integer(wire)) => *bytes == wire,
+            (MysqlType::Decimal { precision, scale }, Wire::Decimal { precision: p, scale: s }) => {
+                (*precision, *scale) == (p, s)
+            }
+            (MysqlType::Year, Wire::Year)
+            | (MysqlType::Float, Wire::Float)
+            | (MysqlType::Double, Wire::Double)
+            | (MysqlType::Date, Wire::Date)
+            | (MysqlType::Json, Wire::Json(_))
+            | (MysqlType::Geometry, Wire::Geometry(_))
+            | (MysqlType::Vector, Wire::Vector(_) | Wire::VarChar(_))
+            | (MysqlType::Uuid | MysqlType::Inet6, Wire::String(16))
+            | (MysqlType::Inet4, Wire::String(4)) => true,
+            (MysqlType::Time(digits), Wire::Time(wire))
+            | (MysqlType::DateTime(digits), Wire::DateTime(wire))
+            | (MysqlType::Timestamp(digits), Wire::Timestamp(wire)) => *digits == wire,
+            (MysqlType::Bit(bits), Wire::Bit(wire)) => u16::from(*bits) == wire,
+            (MysqlType::Char(length, charset), Wire::String(wire))
+            | (MysqlType::VarChar(length, charset), Wire::VarChar(wire)) => {
+                characters(*length, charset) == u32::from(wire)
+            }
+            (MysqlType::Binary(length), Wire::String(wire))
+            | (MysqlType::VarBinary(length), Wire::VarChar(wire)) => *length == wire,
+            (MysqlType::Text(bytes, _) | MysqlType::Blob(bytes), Wire::Blob(wire)) => {
+                *bytes == wire
+            }
+            (MysqlType::Enum(labels, _), Wire::Enum(wire)) => {
+                usize::from(wire) == if labels.count() < 256 { 1 } else { 2 }
+            }
+            (MysqlType::Set(labels, _), Wire::Set(wire)) => {
+                usize::from(wire)
+                    == match labels.count().div_ceil(8) {
+                        5..=7 => 8,
+                        bytes => bytes,
+                    }
+            }
+            _ => false,
         }
     }
 }
