@@ -6,6 +6,8 @@ pub mod bytes;
 pub mod charset;
 pub mod ddl;
 pub mod decimal;
+#[cfg(test)]
+mod fixtures;
 pub mod gtid;
 pub mod json;
 pub mod layout;

@@ -422,7 +422,10 @@ fn fits(layout: &Layout, columns: &Columns<'_>) -> bool {
 
 /// Whether the table map has a bit for the sign of such a column.
 fn has_sign(wire: Wire) -> bool {
-    matches!(wire, Wire::Integer(_) | Wire::Decimal { .. } | Wire::Float | Wire::Double)
+    matches!(
+        wire,
+        Wire::Integer(_) | Wire::Decimal { .. } | Wire::Float | Wire::Double | Wire::Year
+    )
 }
 
 fn column_type(layout: &Layout, column: &LayoutColumn) -> Option<MysqlType> {

@@ -1,1 +1,3 @@
-//! Tests.
+//! Whole logs of real servers, and short ones made here.
+
+mod captured;
