@@ -139,8 +139,12 @@ fn unescaped(cell: &str) -> Option<String> {
     Some(text)
 }
 
-/// What the builder makes of events; tables that it asks about are gone.
-pub fn transactions(builder: &mut Builder, events: &[Event]) -> Result<Vec<Transaction>> {
+/// What the builder makes of events. Asked about a table, it is told its layout among `now`.
+pub fn transactions(
+    builder: &mut Builder,
+    events: &[Event],
+    now: &[Layout],
+) -> Result<Vec<Transaction>> {
     let mut decoder = Decoder::new();
     let mut transactions = Vec::new();
     for event in events {
@@ -152,7 +156,10 @@ pub fn transactions(builder: &mut Builder, events: &[Event]) -> Result<Vec<Trans
                     transactions.extend(transaction);
                     break;
                 }
-                Step::Ask(table) => builder.define(&table, None),
+                Step::Ask(table) => {
+                    let layout = now.iter().find(|layout| layout.schema.name == table);
+                    builder.define(&table, layout.cloned());
+                }
             }
         }
     }

@@ -65,7 +65,7 @@ fn check(name: &str, part_bytes: usize) {
         }
     }
     let mut builder = builder(name, &fixture, part_bytes);
-    let transactions = fixtures::transactions(&mut builder, &fixture.events).unwrap();
+    let transactions = fixtures::transactions(&mut builder, &fixture.events, &[]).unwrap();
     let mut rows = Rows::new();
     transactions.iter().flat_map(|one| &one.changes).for_each(|change| apply(&mut rows, change));
     assert!(expected.len() > 10);
