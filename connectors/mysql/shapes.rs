@@ -6,6 +6,9 @@
 //! target was prepared for, the oldest first, then the present one. The first that fits is taken
 //! and kept; an ALTER in the log changes every candidate that has not seen it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
