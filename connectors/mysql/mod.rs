@@ -12,6 +12,8 @@ pub mod connect;
 pub mod ddl;
 pub mod decimal;
 pub mod failure;
+#[cfg(test)]
+mod fixtures;
 pub mod gtid;
 pub mod json;
 pub mod layout;
