@@ -257,6 +257,12 @@ impl Session {
         self.connection.affected_rows()
     }
 
+    /// How many warnings the last statement has left.
+    #[must_use]
+    pub fn warnings(&self) -> u16 {
+        self.connection.get_warnings()
+    }
+
     /// The connection itself, to make it a stream of the log.
     #[must_use]
     pub fn into_connection(self) -> Conn {

@@ -12,6 +12,8 @@ pub mod connect;
 pub mod ddl;
 pub mod decimal;
 pub mod failure;
+#[cfg(test)]
+mod fixtures;
 pub mod gtid;
 pub mod json;
 pub mod layout;
@@ -22,9 +24,13 @@ pub mod rows;
 pub mod shapes;
 mod source;
 mod source_sql;
+mod sql;
 mod stream;
 mod subscribe;
 pub mod table_map;
+mod target;
+mod target_types;
+mod target_values;
 #[cfg(test)]
 mod testing;
 pub mod text;
@@ -36,20 +42,10 @@ mod visibility;
 mod watchdog;
 
 use config::Config;
-
-use crate::TargetOptions;
-use crate::error::{Code, Error, Result};
-use crate::memory::MemoryTarget;
 pub use source::{MysqlSource, source};
+pub(crate) use target::target;
 
-/// The target of a `mysql://` URL, connected.
-///
-/// # Errors
-/// `configuration`, for a URL that cannot be read; the connection.
-#[allow(clippy::unused_async)]
-pub(crate) async fn target(_url: &str, _options: TargetOptions) -> Result<MemoryTarget> {
-    Err(Error::stop(Code::Configuration, "mysql targets are not available yet"))
-}
+use crate::error::Result;
 
 /// The database that a `mysql://` URL names.
 ///
