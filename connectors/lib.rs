@@ -13,6 +13,9 @@ pub mod mysql;
 pub mod postgres;
 pub mod schema;
 pub mod sqlite;
+#[cfg(test)]
+mod testing;
+mod url;
 pub mod version;
 
 use std::collections::BTreeMap;

@@ -266,7 +266,7 @@ const QUERY_COMPRESSED: u8 = 165;
 const PARTIAL_ROW_DATA: u8 = 172;
 
 /// Decodes one event after another.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Decoder {
     /// Whether the file's format is known; before that, checksums are not told from names.
     format_known: bool,

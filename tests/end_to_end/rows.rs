@@ -13,7 +13,7 @@ for_each_target! {
     s70_a_table_without_a_key_is_refused_whatever_its_identity
     s72_keys_that_a_sloppy_comparison_would_merge_stay_apart
     s73_truncate_takes_effect_at_its_place
-    s90_a_row_that_the_target_refuses_stops_its_table_only
+    s90_s106_a_refused_row_stops_its_table_only_and_is_not_printed
 }
 
 /// Runs SQL once before and once after the first copy, then while a daemon runs; equal each time.
@@ -183,8 +183,8 @@ async fn s73_truncate_takes_effect_at_its_place(target: Target) {
     check(target, tables, &changes).await;
 }
 
-/// Also S106: what the target's message says about the row is not repeated.
-async fn s90_a_row_that_the_target_refuses_stops_its_table_only(target: Target) {
+/// What the target's message says about the row is not repeated.
+async fn s90_s106_a_refused_row_stops_its_table_only_and_is_not_printed(target: Target) {
     let tables = "CREATE TABLE t (id int PRIMARY KEY, email text); INSERT INTO t VALUES (1, 'ok');
         CREATE TABLE other (id int PRIMARY KEY)";
     let mut world = World::new(target, tables).await;
