@@ -4,6 +4,7 @@
 //! may acknowledge. Chunks of a backfill take turns with batches of the log.
 
 use std::collections::{BTreeMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,61 +13,24 @@ use connectors::error::{Code, Error, Kind, Result};
 use connectors::schema::{Evolution, TableName, TableSchema};
 use connectors::version::{Position, Version};
 use connectors::{Prepared, RowReader, Source, Target};
+use futures_util::future::select;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
-use crate::backfill::count_columns;
 use crate::batcher::{LogBatch, Request};
 use crate::floor::{Floor, Hold};
+use crate::history;
 use crate::merge::{MergedTable, complete};
+use crate::order::{Order, Wanted, Widened, count_columns, reshaped};
 use crate::persist::Persist;
 use crate::status::Status;
-use crate::tables::Tables;
+use crate::tables::{Tables, shape_changed};
 
-/// A position that moved without changes is recorded this often.
-const IDLE_EVERY: Duration = Duration::from_secs(2);
+/// A position that moved without changes is recorded at most this often.
+const IDLE_EVERY: Duration = Duration::from_millis(250);
 /// The state directory is written, and the source acknowledged, at most this often.
 const PERSIST_EVERY: Duration = Duration::from_millis(500);
-
-/// What a backfill wants done in the target.
-#[derive(Debug)]
-pub struct Order {
-    /// Which table it is about.
-    pub table: TableName,
-    /// What is to be done.
-    pub wanted: Wanted,
-    /// Gets the target's sequence when it is durable.
-    pub done: oneshot::Sender<Result<u64>>,
-}
-
-/// What a backfill may want.
-#[derive(Debug)]
-pub enum Wanted {
-    /// Write the rows of a chunk, which were read under this hold.
-    Rows(TableBatch, Hold),
-    /// Record the table as complete, unless in the meantime it was stopped or got columns.
-    Complete {
-        /// How many columns its rows have.
-        columns: u32,
-    },
-    /// Record this state.
-    Status(TableStatus),
-    /// Record a stopped table as to be copied. The log goes on passing over it until the next
-    /// session, which looks at its shape afresh.
-    TakeUp,
-}
-
-/// A table whose target got new columns, which rows copied earlier do not have.
-#[derive(Clone, Debug)]
-pub struct Widened {
-    /// Which table.
-    pub table: TableName,
-    /// Which columns.
-    pub columns: Vec<String>,
-    /// Whoever reads beside the log sees the columns from this version on.
-    pub since: Version,
-}
 
 /// Where the applier hears from the other tasks, and tells them.
 pub struct Channels {
@@ -140,8 +104,7 @@ impl Applier {
                 Next::Log(batch) if batch.only_moves() => {
                     orders_first = true;
                     idle = batch.reached.or(idle);
-                    // A marker of ours wants to be seen at once.
-                    if batch.transactions == 0 && last_commit.elapsed() < IDLE_EVERY {
+                    if last_commit.elapsed() < IDLE_EVERY {
                         continue;
                     }
                     self.apply_idle(&mut idle).await?;
@@ -170,22 +133,22 @@ impl Applier {
             *request = Some(receiver);
         }
         let waiting = request.as_mut().ok_or_else(|| gone("request"))?;
-        let next = if orders_first {
-            tokio::select! {
-                biased;
-                _ = channels.stop.wait_for(|stop| *stop) => Next::Stop,
-                order = channels.orders.recv() => Next::Order(order.ok_or_else(|| gone("backfill"))?),
-                batch = &mut *waiting => Next::Log(batch.map_err(|_| gone("batcher"))?),
-                () = tokio::time::sleep_until(due) => Next::Timer,
+        let order = pin!(async {
+            let order = channels.orders.recv().await;
+            order.map(Next::Order).ok_or_else(|| gone("backfill"))
+        });
+        let batch = pin!(async { waiting.await.map(Next::Log).map_err(|_| gone("batcher")) });
+        let work = async {
+            match orders_first {
+                true => select(order, batch).await.factor_first().0,
+                false => select(batch, order).await.factor_first().0,
             }
-        } else {
-            tokio::select! {
-                biased;
-                _ = channels.stop.wait_for(|stop| *stop) => Next::Stop,
-                batch = &mut *waiting => Next::Log(batch.map_err(|_| gone("batcher"))?),
-                order = channels.orders.recv() => Next::Order(order.ok_or_else(|| gone("backfill"))?),
-                () = tokio::time::sleep_until(due) => Next::Timer,
-            }
+        };
+        let next = tokio::select! {
+            biased;
+            _ = channels.stop.wait_for(|stop| *stop) => Next::Stop,
+            next = work => next?,
+            () = tokio::time::sleep_until(due) => Next::Timer,
         };
         if matches!(next, Next::Log(_)) {
             *request = None;
@@ -271,6 +234,11 @@ impl Applier {
     }
 
     async fn widen(&mut self, schema: &Arc<TableSchema>, since: Version) -> Result<()> {
+        if let Some(known) = self.tables.get(&schema.name)
+            && history::leads_to(&known.schema, schema)
+        {
+            history::add(self.persist.store(), &known.schema)?;
+        }
         // The target records the table as `Copying` together with the new columns.
         if let Prepared::Added(columns) = self.target.prepare(schema).await? {
             info!(table = %schema.name, ?columns, "columns added in the target");
@@ -476,28 +444,6 @@ impl LogBatch {
     fn only_moves(&self) -> bool {
         self.tables.is_empty() && self.halted.is_empty()
     }
-}
-
-/// The error of a table whose shape changed in a way that is not followed.
-#[must_use]
-pub fn shape_changed(name: &TableName, how: &str) -> Error {
-    let message = format!(
-        "the shape of table {name} changed: {how}; change or drop the target's table to match, \
-         then run `driftless backfill --table {name}`"
-    );
-    warn!(table = %name, how, "table changed its shape");
-    Error::table(name, Code::SchemaChange, message)
-}
-
-/// What a backfill is told whose rows have another shape than the table by now.
-fn reshaped() -> Error {
-    Error::transient(Code::SchemaChange, "the table's shape changed")
-}
-
-/// Whether it is that.
-#[must_use]
-pub fn is_reshaped(error: &Error) -> bool {
-    error.code == Code::SchemaChange && error.is_transient()
 }
 
 fn partial_keys(batch: &TableBatch) -> Vec<Key> {

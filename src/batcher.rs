@@ -142,6 +142,7 @@ impl Batcher {
         };
         if !transaction.changes.is_empty() {
             self.since.get_or_insert_with(Instant::now);
+            self.building.transactions += u64::from(transaction.complete);
         }
         self.building.changes += transaction.changes.len() as u64;
         self.merge(Box::new(transaction.versioned()), end, Some(queued))
@@ -180,7 +181,6 @@ impl Batcher {
         self.inside = !end.complete;
         self.building.committed_at = Some(end.committed_at);
         if end.complete {
-            self.building.transactions += 1;
             self.building.reached = Some((end.position, end.version));
         }
         Ok(())

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use connectors::error::{Code, Error, Result};
-use connectors::{open_source, open_target};
 use state::Found;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -14,10 +13,11 @@ use tracing::{info, warn};
 use crate::backfill::Waiting;
 use crate::batcher::Bounds;
 use crate::config::Settings;
+use crate::connect;
 use crate::control::{self, Ask, Reply, Request};
 use crate::monitor;
 use crate::persist::{blocking, state_error};
-use crate::pipeline::{Limits, Pipeline, Session, TargetFactory};
+use crate::pipeline::{Limits, Pipeline, Session};
 use crate::retry::Backoff;
 use crate::status::{Failure, State, Status};
 
@@ -108,7 +108,7 @@ async fn run_sessions(
 }
 
 fn open(settings: &Settings, status: &Arc<Status>) -> Result<Pipeline> {
-    let source = open_source(settings.source_url.expose(), settings.source_options())?;
+    let source = connect::source(settings)?;
     let opened = blocking(|| state::open(&settings.state_dir, &settings.name))
         .map_err(|error| state_error(&error))?;
     if let Found::Quarantined { moved_to, why } = &opened.found {
@@ -131,21 +131,12 @@ fn open(settings: &Settings, status: &Arc<Status>) -> Result<Pipeline> {
     };
     Ok(Pipeline {
         source,
-        connect_target: target_factory(settings),
+        connect_target: connect::target_factory(settings),
         store: opened.store,
         tables: settings.tables.clone(),
         limits,
         status: Arc::clone(status),
         asked: Arc::new(Waiting::default()),
-    })
-}
-
-fn target_factory(settings: &Settings) -> TargetFactory {
-    let url = settings.target_url.clone();
-    let options = settings.target_options();
-    Arc::new(move || {
-        let (url, options) = (url.clone(), options.clone());
-        Box::pin(async move { open_target(url.expose(), options).await })
     })
 }
 

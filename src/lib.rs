@@ -10,11 +10,14 @@ pub mod applier;
 pub mod backfill;
 pub mod batcher;
 pub mod floor;
+pub mod history;
+pub mod order;
 pub mod persist;
 pub mod queue;
 pub mod reader;
 pub mod tables;
 
+pub mod connect;
 pub mod daemon;
 pub mod monitor;
 pub mod pipeline;

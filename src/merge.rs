@@ -89,14 +89,6 @@ impl Merger {
         self.tables.get(table).map(|merging| &merging.table)
     }
 
-    /// Forgets what the batch would do to this table.
-    pub fn drop_table(&mut self, table: &TableName) {
-        if let Some(merging) = self.tables.remove(table) {
-            self.rows -= merging.count();
-            self.bytes -= merging.bytes;
-        }
-    }
-
     /// The batch, by name of the table and within it in the order of the log. Leaves it empty.
     pub fn take(&mut self) -> Vec<MergedTable> {
         (self.rows, self.bytes) = (0, 0);

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connectors::change::TableStatus;
+use connectors::error::{Code, Error};
 use connectors::schema::{TableName, TableSchema};
+use tracing::warn;
 
 /// One table of the pipeline.
 #[derive(Clone, Debug)]
@@ -92,4 +94,15 @@ impl Tables {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<TableName, Table>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The error of a table whose shape changed in a way that is not followed.
+#[must_use]
+pub fn shape_changed(name: &TableName, how: &str) -> Error {
+    let message = format!(
+        "the shape of table {name} changed: {how}; change or drop the target's table to match, \
+         then run `driftless backfill --table {name}`"
+    );
+    warn!(table = %name, how, "table changed its shape");
+    Error::table(name, Code::SchemaChange, message)
 }

@@ -131,6 +131,8 @@ impl Stage {
         let client = self.source.connect_to(WORK).await?;
         let changes = match workload {
             Workload::Inserts(each) => {
+                client.batch_execute("SET synchronous_commit = off").await?;
+                // Alone in its message, because only then may it commit.
                 client.batch_execute(&inserts(rows, each)).await?;
                 rows
             }
@@ -207,8 +209,7 @@ pub async fn value(client: &Client, query: &str) -> Result<Option<String>> {
 
 fn inserts(rows: u64, each: u64) -> String {
     format!(
-        "SET synchronous_commit = off; \
-         DO $$ BEGIN FOR lowest IN 1..{rows} BY {each} LOOP \
+        "DO $$ BEGIN FOR lowest IN 1..{rows} BY {each} LOOP \
          INSERT INTO events SELECT n, n % 1000, nullif(n % 7, 0), round(n * 0.37, 2), \
          n / 7.0::float8, n % 2 = 0, 'event number ' || n, \
          md5(n::text) || md5((n + 1)::text), timestamptz '2026-01-01 UTC' + n * interval '1 s', \

@@ -7,7 +7,7 @@
 use tokio_postgres::Client;
 
 use super::catalog::{self, CatalogTable};
-use super::{connect, quote, source_sql as sql, subscribe};
+use super::{connect, publication, quote, source_sql as sql, subscribe};
 use crate::error::{Code, Result};
 use crate::schema::TablePatterns;
 use crate::{Finding, Level};
@@ -221,7 +221,7 @@ async fn publication(
     name: &str,
     tables: &[CatalogTable],
 ) -> Result<Finding> {
-    let (statements, complete) = match subscribe::publication(client, name).await? {
+    let (statements, complete) = match publication::find(client, name).await? {
         Some(publication) => match publication.mend(name, tables) {
             Err(error) => {
                 return Ok(coded(error.code, failure("publication", &error.message, "")));

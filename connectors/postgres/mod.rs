@@ -8,6 +8,7 @@ pub mod connect;
 mod copy;
 mod lsn;
 mod pgoutput;
+mod publication;
 pub mod quote;
 mod source;
 mod source_sql;

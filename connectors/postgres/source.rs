@@ -15,7 +15,7 @@ use super::lsn::{Bookmark, Lsn};
 use super::source_sql as sql;
 use super::stream::{self, Opening, Stream};
 use super::visibility::CommitLog;
-use super::{catalog, check, connect, subscribe};
+use super::{catalog, check, connect, publication, subscribe};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TablePatterns, TableSchema};
 use crate::version::{Position, Version};
@@ -97,8 +97,7 @@ impl Source for PostgresSource {
         let mut walsender = stream::login(&self.config, &self.slot).await?;
         let (identity, _) = stream::identify(&mut walsender).await?;
         let Some(Resume { position, relied_upon }) = resume else {
-            let publication =
-                subscribe::ensure_publication(&client, &self.slot, &current).await?.id;
+            let publication = publication::ensure(&client, &self.slot, &current).await?.id;
             let lsn = subscribe::create_slot(&client, &self.slot).await?;
             return Ok(Bookmark { identity, publication, lsn, log: lsn }.position());
         };
@@ -107,20 +106,20 @@ impl Source for PostgresSource {
         let slot = subscribe::slot(&client, &self.slot).await?;
         let flushed = flushed(&client).await?;
         subscribe::prove(&self.slot, &ours, (&identity, flushed), slot.as_ref())?;
-        let publication = subscribe::publication(&client, &self.slot).await?;
-        subscribe::prove_publication(&self.slot, &ours, publication.as_ref())?;
+        let publication = publication::find(&client, &self.slot).await?;
+        publication::prove(&self.slot, &ours, publication.as_ref())?;
         if let Some(publication) = &publication {
             let relied = |table: &&CatalogTable| relied_upon.contains(&table.name);
             publication.prove_tables(&self.slot, current.iter().filter(relied))?;
         }
-        subscribe::ensure_publication(&client, &self.slot, &current).await?;
+        publication::ensure(&client, &self.slot, &current).await?;
         Ok(position.clone())
     }
 
     async fn subscription(&self) -> Result<Option<String>> {
         let client = self.session().await?;
         let slot = subscribe::slot(&client, &self.slot).await?;
-        let publication = subscribe::publication(&client, &self.slot).await?;
+        let publication = publication::find(&client, &self.slot).await?;
         Ok(match (slot.is_some(), publication.is_some()) {
             (true, true) => Some(format!("replication slot and publication {}", self.slot)),
             (true, false) => Some(format!("replication slot {}", self.slot)),

@@ -17,11 +17,11 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::applier::{Order, Wanted, Widened, is_reshaped};
+use crate::connect::TargetFactory;
 use crate::control::{Ask, Reply, Request};
 use crate::floor::Floor;
+use crate::order::{Order, Wanted, Widened, count_columns, is_reshaped};
 use crate::persist::{blocking, state_error};
-use crate::pipeline::TargetFactory;
 use crate::status::Status;
 use crate::tables::Tables;
 use worker::Worker;
@@ -448,11 +448,6 @@ fn begin_again(task: &mut Task) {
     (task.sweep, task.marker) = (true, None);
     (task.phase, task.after) = (Phase::Copy, None);
     (task.columns, task.rows) = (0, 0);
-}
-
-/// Tables of the pipeline only ever get more columns, so their number tells the shapes apart.
-pub(crate) fn count_columns(schema: &TableSchema) -> u32 {
-    schema.columns.len() as u32
 }
 
 fn is_whole_copy(task: &Task, table: &TableName) -> bool {

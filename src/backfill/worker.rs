@@ -15,11 +15,11 @@ use state::{Phase, Task};
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
-use super::{Shared, count_columns, task_table};
-use crate::applier::{Order, Wanted, is_reshaped};
+use super::{Shared, task_table};
 use crate::control::Reply;
 use crate::floor::Hold;
 use crate::merge::chunk_batch;
+use crate::order::{Order, Wanted, count_columns, is_reshaped};
 use crate::persist::{blocking, state_error};
 
 /// How many keys are asked for at once in a sweep or a repair.

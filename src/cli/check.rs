@@ -18,8 +18,9 @@ use connectors::schema::{TablePatterns, TableSchema};
 use connectors::{Finding, Level, Source, Target};
 use serde::Serialize;
 
-use super::{connect, print, to_json};
+use super::{print, to_json};
 use crate::config::Settings;
+use crate::connect;
 use crate::persist::state_error;
 
 /// With less free space than this, the state directory may soon be unable to grow.

@@ -4,7 +4,6 @@
 mod args;
 mod backfill;
 pub mod check;
-mod connect;
 mod demo;
 mod init;
 mod progress;
@@ -25,6 +24,7 @@ use tokio::sync::watch;
 
 use self::args::Command;
 pub use self::args::{Arguments, GlobalArguments, PipelineArguments};
+use crate::config::Settings;
 
 /// Runs the command that the process was started with.
 #[must_use]
@@ -41,6 +41,12 @@ fn report(error: &Error) -> ExitCode {
     // There is nobody left to tell that stderr is closed.
     let _ = writeln!(io::stderr(), "driftless: {line}");
     if error.code == Code::Configuration { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+/// Whether some process of this machine has the pipeline's state open, and so replicates it.
+fn is_running(settings: &Settings) -> bool {
+    let found = state::read(&settings.state_dir, &settings.name);
+    found.is_err_and(|error| error.kind == state::ErrorKind::InUse)
 }
 
 fn default_filter(arguments: &Arguments) -> &'static str {

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use connectors::error::{Code, Error, Result};
 use connectors::{Source, Target};
 
-use super::{connect, print};
+use super::{is_running, print};
 use crate::config::Settings;
+use crate::connect;
 
 /// What became of each step, in the order in which they were taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl fmt::Display for Report {
 /// `configuration` if there is nobody to ask; `already-running` or `slot-in-use` if the pipeline
 /// is running, and then nothing was removed.
 pub async fn run(settings: &Settings, yes: bool) -> Result<ExitCode> {
-    if connect::is_running(settings) {
+    if is_running(settings) {
         return Err(already_running(settings));
     }
     if !confirm(settings, yes)? {

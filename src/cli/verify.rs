@@ -13,8 +13,9 @@ use connectors::error::{Code, Error, Result};
 use connectors::schema::{TableName, TablePatterns};
 
 use super::progress::{Copied, Progress};
-use super::{connect, print, stop_signal, to_json};
+use super::{is_running, print, stop_signal, to_json};
 use crate::config::Settings;
+use crate::connect;
 use crate::control::{self, LINE_BYTES_MAX, Replies, Reply, Request};
 use crate::daemon::{self, RunOptions, Until};
 use crate::logging::LogFormat;
@@ -61,7 +62,7 @@ async fn verify(settings: &Settings, tables: &[String], repair: bool) -> Result<
         tables: settings.tables.clone(),
         only,
         chunk_bytes: settings.batch_bytes,
-        daemon_runs: connect::is_running(settings),
+        daemon_runs: is_running(settings),
     };
     let mut verifier = Verifier::open(source.as_ref(), target.as_mut(), options).await?;
     if io::stderr().is_terminal() {

@@ -224,6 +224,26 @@ fn s19_a_dropped_slot_stops_and_loses_nothing_of_the_target() {
 }
 
 #[test]
+fn s53_a_row_deleted_while_its_chunk_is_on_the_way_stays_deleted() {
+    let world = World::filled(Setup::plain(), 5);
+    let [first, second] = [&world.tables[0], &world.tables[1]];
+    run(async {
+        let late = Fault::Delay(Duration::from_secs(3));
+        let plan = Plan::At("source.read_chunk.after", 1, late);
+        let users = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            world.commit(&[delete(first, 2), delete(second, 2)]);
+            tokio::time::sleep(Duration::from_millis(2_000)).await;
+            // The deletes have been applied by now, and the chunk that has the row has not.
+            assert!(world.target.tombstones(PIPELINE) > 0);
+        };
+        tokio::join!(live(&world, Command { plan, ..for_millis(8_000) }), users);
+        assert_eq!(world.compare(), Ok(()));
+    });
+    assert_eq!(world.watch.verdict(), Ok(()));
+}
+
+#[test]
 fn s55_overlapping_backfills_of_one_table_both_end() {
     let world = World::filled(Setup::plain(), 5);
     run(async {

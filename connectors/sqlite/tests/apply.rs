@@ -21,7 +21,7 @@ async fn the_greater_version_wins_in_any_order_and_duplicates_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_deleted_row_does_not_come_back_until_something_newer_arrives() {
+async fn s53_a_deleted_row_does_not_come_back_until_something_newer_arrives() {
     for soft in [false, true] {
         let mut f = Fixture::new(simple(), soft).await;
         f.upsert(vec![upsert(1, at(2), &["a", "b"])]).await;

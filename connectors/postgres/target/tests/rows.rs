@@ -27,7 +27,7 @@ async fn a_change_older_than_the_row_leaves_the_row_alone() {
 }
 
 #[tokio::test]
-async fn a_row_older_than_its_delete_does_not_come_back() {
+async fn s53_a_row_older_than_its_delete_does_not_come_back() {
     let _server = Server::shared();
     let delete = part(&usual()).delete(5, &["1"]);
     let older = part(&usual()).upsert(4, &["1", "old", "x"]);
