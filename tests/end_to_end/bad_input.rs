@@ -85,7 +85,7 @@ async fn a_wrong_url_is_named_and_nothing_is_touched(pair: Pair) {
 
 async fn a_wrong_password_is_named_and_nothing_is_touched(pair: Pair) {
     let mut world = World::new(pair, SQL).await;
-    world.from = world.source_as(pair.source.either("postgres", "root"), "wrong");
+    world.from = world.source_as(pair.source.superuser(), "wrong");
     check(&world, "authentication", &["127.0.0.1"]).await;
 }
 

@@ -173,7 +173,7 @@ async fn s105_the_password_is_in_no_failure_message_and_in_no_state_file(pair: P
     let mut world = World::new(pair, "CREATE TABLE t (id int PRIMARY KEY)").await;
     world.catch_up().await;
     let good = world.from.clone();
-    let (scheme, user) = pair.source.either(("postgres", "postgres"), ("mysql", "root"));
+    let (scheme, user) = (pair.source.either("postgres", "mysql"), pair.source.superuser());
     let wrong_password = world.source_as(user, canary);
     let server_down = format!("{scheme}://{user}:{canary}@127.0.0.1:1/shop");
     let no_database = world.server.url("nowhere");

@@ -117,17 +117,15 @@ async fn the_comparison_accepts_equal_tables_and_finds_every_difference(pair: Pa
     }
 }
 
+/// MariaDB does not keep the sign.
 #[tokio::test]
 async fn the_comparison_finds_a_signed_zero() {
-    for (pair, zero) in
-        [(Pair::of("postgres", "postgres"), "'-0'"), (Pair::of("mariadb", "mariadb"), "-0e0")]
-    {
-        let table = "CREATE TABLE t (id int PRIMARY KEY, n double precision)";
-        let world = World::new(pair, &format!("{table}; INSERT INTO t VALUES (1, 0)")).await;
-        assert!(found(&world, &format!("{table}; INSERT INTO t VALUES (1, 0)")).await.is_equal());
-        let found = found(&world, &format!("{table}; INSERT INTO t VALUES (1, {zero})")).await;
-        assert_eq!((found.missing.len(), found.extra.len()), (1, 1));
-    }
+    let table = "CREATE TABLE t (id int PRIMARY KEY, n double precision)";
+    let equal = format!("{table}; INSERT INTO t VALUES (1, 0)");
+    let world = World::new(Pair::of("postgres", "postgres"), &equal).await;
+    assert!(found(&world, &equal).await.is_equal());
+    let found = found(&world, &format!("{table}; INSERT INTO t VALUES (1, '-0')")).await;
+    assert_eq!((found.missing.len(), found.extra.len()), (1, 1));
 }
 
 async fn the_shop_does_everything_it_says_and_survives_its_server(pair: Pair) {

@@ -14,8 +14,8 @@ use super::PASSWORD;
 use super::leash::{RunAs, command_as, unprivileged_user};
 use crate::demo::{Doing, Error, Result};
 
-/// The superuser of every private MariaDB or MySQL.
-pub const ROOT: &str = "root";
+/// The superuser of every private MariaDB or MySQL. Not `root`, which has several accounts from birth.
+pub const ADMIN: &str = "admin";
 
 /// A small redo log and no doublewrite, because a data directory is copied for each server.
 const REDO_LOG: &str = "--innodb-log-file-size=16M";
@@ -95,6 +95,7 @@ impl Programs {
         command.arg("--no-defaults").arg(format!("--datadir={}", data.display()));
         command.args(["--auth-root-authentication-method=normal", "--skip-test-db"]);
         command.args(["--skip-name-resolve", REDO_LOG]);
+        with_room(&mut command, data);
         must_succeed("mariadb-install-db", command.stdin(Stdio::null()).output())?;
         self.bootstrap(data)
     }
@@ -104,6 +105,7 @@ impl Programs {
         let mut command = self.server_program();
         command.args(["--no-defaults", "--bootstrap", REDO_LOG]).args(self.tree_arguments());
         command.arg(format!("--datadir={}", data.display()));
+        with_room(&mut command, data);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().doing("start mariadbd")?;
         if let Some(mut pipe) = child.stdin.take() {
@@ -120,6 +122,7 @@ impl Programs {
         command.args(["--no-defaults", "--initialize-insecure", "--innodb-redo-log-capacity=16M"]);
         command.args(self.tree_arguments()).arg(format!("--datadir={}", data.display()));
         command.arg(format!("--init-file={}", statements.display()));
+        with_room(&mut command, data);
         must_succeed("mysqld --initialize-insecure", command.stdin(Stdio::null()).output())?;
         // The server's identity, which each copy of this directory makes for itself.
         let _ = std::fs::remove_file(data.join("auto.cnf"));
@@ -133,7 +136,7 @@ impl Programs {
         command.arg(format!("--datadir={}", directory.join("data").display()));
         command.arg(format!("--socket={}", directory.join("socket").display()));
         command.arg(format!("--pid-file={}", process_file(directory).display()));
-        command.arg(format!("--tmpdir={}", directory.display()));
+        with_room(&mut command, &directory.join("data"));
         command.arg(format!("--port={port}"));
         for (name, value) in settings {
             command.arg(format!("--{name}={value}"));
@@ -199,6 +202,12 @@ impl Programs {
     }
 }
 
+/// Temporary files go beside the data, because our own directory for them may be closed to the
+/// server's user.
+fn with_room(command: &mut Command, data: &Path) {
+    command.envs(data.parent().map(|directory| ("TMPDIR", directory)));
+}
+
 /// Where the running server writes its process id.
 pub(super) fn process_file(directory: &Path) -> PathBuf {
     directory.join("data").join("server.pid")
@@ -219,11 +228,11 @@ pub async fn connect(url: &str) -> Result<Conn> {
 }
 
 /// The statements that make the superuser, one a line because a server's first statements must be.
-fn superuser() -> String {
+pub(super) fn superuser() -> String {
     format!(
         "FLUSH PRIVILEGES;\n\
-         CREATE USER {ROOT}@'%' IDENTIFIED BY '{PASSWORD}';\n\
-         GRANT ALL PRIVILEGES ON *.* TO {ROOT}@'%' WITH GRANT OPTION;\n"
+         CREATE USER {ADMIN}@'%' IDENTIFIED BY '{PASSWORD}';\n\
+         GRANT ALL PRIVILEGES ON *.* TO {ADMIN}@'%' WITH GRANT OPTION;\n"
     )
 }
 

@@ -102,6 +102,7 @@ impl Server {
         server.initialise(options.template_cache.as_deref())?;
         if server.start_again().await.is_err() {
             // Somebody may have taken the port between our look and the server's start.
+            server.stop(Shutdown::Kill).await?;
             server.port = free_port()?;
             server.start_again().await?;
         }
@@ -119,10 +120,12 @@ impl Server {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         self.process = Some(command.spawn().doing("start the server")?);
         let deadline = Instant::now() + START_TIMEOUT;
-        while self.session(self.first_database()).await.is_err() {
+        while let Err(error) = self.session(self.first_database()).await {
             if self.exited()? || Instant::now() > deadline {
                 let end = self.log_end();
-                return Err(Error(format!("the server does not start; its log ends with\n{end}")));
+                return Err(Error(format!(
+                    "the server does not start: {error}; its log ends with\n{end}"
+                )));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -239,7 +242,7 @@ impl Server {
     pub fn url(&self, database: &str) -> String {
         let (scheme, user) = match self.programs {
             Programs::Postgres(_) => ("postgres", USER),
-            Programs::Mariadb(_) => ("mysql", mariadb::ROOT),
+            Programs::Mariadb(_) => ("mysql", mariadb::ADMIN),
         };
         format!("{scheme}://{user}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
     }
@@ -278,6 +281,7 @@ impl Server {
         let mut hasher = DefaultHasher::new();
         (self.programs.version()?, self.programs.directory(), self.programs.run_as())
             .hash(&mut hasher);
+        mariadb::superuser().hash(&mut hasher);
         let template = cache.join(format!("server-template-{:016x}", hasher.finish()));
         let lock = File::create(template.with_extension("lock")).doing("create a lock file")?;
         lock.lock().doing("lock the server template")?;

@@ -1,6 +1,7 @@
 //! What is replicated into what, and the few words of SQL that differ.
 
-use driftless::demo::server::Engine;
+use driftless::demo::server::mariadb::ADMIN;
+use driftless::demo::server::{Engine, USER};
 
 /// The kinds of sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,11 @@ impl Source {
     /// The schema of the tables that are replicated; in MariaDB, the database.
     pub fn schema(self) -> &'static str {
         self.either("public", "shop")
+    }
+
+    /// Who may do everything.
+    pub fn superuser(self) -> &'static str {
+        self.either(USER, ADMIN)
     }
 
     /// The numbers `n` from 1, to select from.

@@ -219,7 +219,7 @@ impl World {
 
     /// The URL of the source for another role.
     pub fn source_as(&self, role: &str, password: &str) -> String {
-        let superuser = self.pair.source.either("postgres", "root");
+        let superuser = self.pair.source.superuser();
         self.from.replace(&format!("{superuser}:{PASSWORD}"), &format!("{role}:{password}"))
     }
 
