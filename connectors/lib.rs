@@ -7,11 +7,15 @@
 
 pub mod change;
 pub mod error;
+pub mod float;
 pub mod memory;
 pub mod mysql;
 pub mod postgres;
 pub mod schema;
 pub mod sqlite;
+#[cfg(test)]
+mod testing;
+mod url;
 pub mod version;
 
 use std::collections::BTreeMap;

@@ -190,7 +190,8 @@ async fn keep_running(
         if *session.stop.borrow() {
             return Ok(());
         }
-        if started.elapsed() > HEALTHY_AFTER {
+        // A connection that breaks every few seconds must not end in waits of half a minute.
+        if status.has_progressed_since(started) || started.elapsed() > HEALTHY_AFTER {
             backoff.reset();
         }
         status.update(|snapshot| {

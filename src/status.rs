@@ -198,6 +198,12 @@ impl Status {
         }
     }
 
+    /// Whether the position or a copy has advanced since then.
+    #[must_use]
+    pub fn has_progressed_since(&self, then: Instant) -> bool {
+        self.lock().progressed_at > then
+    }
+
     /// The target has made this checkpoint durable.
     pub fn reached(&self, checkpoint: &Checkpoint) {
         self.update(|snapshot| {

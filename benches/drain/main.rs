@@ -6,9 +6,9 @@
 //!
 //! | variable | default | meaning |
 //! |---|---|---|
-//! | `BENCH_ROWS` | 1000000 | inserted rows; pgbench runs a tenth of it as transactions |
+//! | `BENCH_ROWS` | 1000000 | inserted rows; half as many updates; a tenth as many transactions of pgbench |
 //! | `BENCH_ROUNDS` | 3 | how often each one drains each workload |
-//! | `BENCH_WORKLOADS` | `inserts-100,pgbench` | `inserts-N` has N rows a transaction |
+//! | `BENCH_WORKLOADS` | `inserts-100,pgbench` | `inserts-N` has N rows a transaction; also `updates`, `hot` |
 //! | `BENCH_CONTESTANTS` | `driftless,postgresql` | who takes part |
 //!
 //! `--json FILE` writes every measurement. Surprise: the clock is not on our side. driftless is
@@ -75,7 +75,7 @@ async fn take_turns(
     round: usize,
 ) -> Result<Vec<Drain>> {
     eprintln!("== {workload}, round {} of {}: preparing", round + 1, plan.rounds);
-    stage.open(workload).await?;
+    stage.open(workload, plan.rows).await?;
     for contestant in &plan.contestants {
         contestant.prepare(stage).await?;
     }

@@ -39,9 +39,16 @@ const FINISH: &str = "CREATE TABLE finish (id int PRIMARY KEY)";
 pub enum Workload {
     /// Rows of 11 columns, so many a transaction.
     Inserts(u64),
+    /// Half as many updates as there are rows, 100 a transaction, each of another row.
+    Updates,
+    /// As many updates, all of the same thousand rows.
+    Hot,
     /// TPC-B: three updates and an insert a transaction.
     Pgbench,
 }
+
+/// Rows that the hot workload has.
+const HOT_ROWS: u64 = 1000;
 
 impl FromStr for Workload {
     type Err = ();
@@ -51,8 +58,12 @@ impl FromStr for Workload {
             Some(rows) => {
                 rows.parse().ok().filter(|rows| *rows > 0).map(Workload::Inserts).ok_or(())
             }
-            None if text == "pgbench" => Ok(Workload::Pgbench),
-            None => Err(()),
+            None => match text {
+                "updates" => Ok(Workload::Updates),
+                "hot" => Ok(Workload::Hot),
+                "pgbench" => Ok(Workload::Pgbench),
+                _ => Err(()),
+            },
         }
     }
 }
@@ -61,6 +72,8 @@ impl fmt::Display for Workload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Workload::Inserts(rows) => write!(f, "inserts-{rows}"),
+            Workload::Updates => f.write_str("updates"),
+            Workload::Hot => f.write_str("hot"),
             Workload::Pgbench => f.write_str("pgbench"),
         }
     }
@@ -95,14 +108,14 @@ impl Stage {
     }
 
     /// Makes the databases of a round and what is in them before the contestants are prepared.
-    pub async fn open(&self, workload: Workload) -> Result<()> {
+    pub async fn open(&self, workload: Workload, rows: u64) -> Result<()> {
         self.source_watch.batch_execute(&format!("CREATE DATABASE {WORK}")).await?;
         for database in TARGETS {
             self.target_watch.batch_execute(&format!("CREATE DATABASE {database}")).await?;
         }
-        self.define(workload, &self.source, WORK, true).await?;
+        self.define(workload, &self.source, WORK, Some(rows)).await?;
         // PostgreSQL's own replication copies rows, but no tables.
-        self.define(workload, &self.target, TARGETS[1], false).await
+        self.define(workload, &self.target, TARGETS[1], None).await
     }
 
     async fn define(
@@ -110,14 +123,22 @@ impl Stage {
         workload: Workload,
         server: &Server,
         database: &str,
-        with_rows: bool,
+        rows: Option<u64>,
     ) -> Result<()> {
         let client = server.connect_to(database).await?;
         client.batch_execute(FINISH).await?;
         match workload {
             Workload::Inserts(_) => client.batch_execute(EVENTS).await?,
+            Workload::Updates | Workload::Hot => {
+                client.batch_execute(EVENTS).await?;
+                let there = if workload == Workload::Hot { Some(HOT_ROWS) } else { rows };
+                if let (Some(_), Some(there)) = (rows, there) {
+                    client.batch_execute("SET synchronous_commit = off").await?;
+                    client.batch_execute(&inserts(there, 10_000)).await?;
+                }
+            }
             Workload::Pgbench => {
-                let steps = if with_rows { "dtgvp" } else { "dtp" };
+                let steps = if rows.is_some() { "dtgvp" } else { "dtp" };
                 pgbench(server, database, &["-i", "-q", "-I", steps, "-s", PGBENCH_SCALE])?;
                 let key = "ALTER TABLE pgbench_history ADD COLUMN id bigserial PRIMARY KEY";
                 client.batch_execute(key).await?;
@@ -135,6 +156,12 @@ impl Stage {
                 // Alone in its message, because only then may it commit.
                 client.batch_execute(&inserts(rows, each)).await?;
                 rows
+            }
+            Workload::Updates | Workload::Hot => {
+                let range = if workload == Workload::Hot { HOT_ROWS } else { rows };
+                client.batch_execute("SET synchronous_commit = off").await?;
+                client.batch_execute(&updates(rows / 2, range)).await?;
+                rows / 2
             }
             Workload::Pgbench => {
                 let each = (rows / 10 / PGBENCH_CLIENTS).max(1);
@@ -216,6 +243,18 @@ fn inserts(rows: u64, each: u64) -> String {
          md5(n::text)::uuid, jsonb_build_object('n', n, 'even', n % 2 = 0, 'kind', n % 1000) \
          FROM generate_series(lowest, least(lowest + {each} - 1, {rows})) AS n; \
          COMMIT; END LOOP; END $$"
+    )
+}
+
+/// So many updates of three columns, 100 a transaction, spread over the first `range` rows by
+/// steps of a prime, so that no row comes twice before all have come.
+fn updates(count: u64, range: u64) -> String {
+    format!(
+        "DO $$ BEGIN FOR lowest IN 1..{count} BY 100 LOOP \
+         UPDATE events SET amount = amount + 1, score = score * 2, name = 'changed ' || n \
+         FROM (SELECT n, 1 + (n * 7919) % {range} AS row \
+         FROM generate_series(lowest, least(lowest + 99, {count})) AS n) AS which \
+         WHERE id = which.row; COMMIT; END LOOP; END $$"
     )
 }
 

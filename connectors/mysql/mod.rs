@@ -1,8 +1,35 @@
 //! MySQL and MariaDB, as source and as target.
 
+pub mod binlog;
+pub mod bookmark;
+pub mod bytes;
+mod catalog;
+pub mod charset;
+pub mod config;
+pub mod connect;
+pub mod failure;
+pub mod gtid;
+pub mod layout;
+pub mod quote;
+mod source_sql;
+mod sql;
+mod subscribe;
+mod target;
+mod target_types;
+mod target_values;
+#[cfg(test)]
+mod testing;
+mod tls;
+pub mod transaction;
+pub mod types;
+mod watchdog;
+
+use config::Config;
+pub(crate) use target::target;
+
+use crate::SourceOptions;
 use crate::error::{Code, Error, Result};
-use crate::memory::{MemorySource, MemoryTarget};
-use crate::{SourceOptions, TargetOptions};
+use crate::memory::MemorySource;
 
 /// The source of a `mysql://` URL; connects only when it is used.
 ///
@@ -12,27 +39,10 @@ pub(crate) fn source(_url: &str, _options: &SourceOptions) -> Result<MemorySourc
     Err(Error::stop(Code::Configuration, "mysql sources are not available yet"))
 }
 
-/// The target of a `mysql://` URL, connected.
-///
-/// # Errors
-/// `configuration`, for a URL that cannot be read; the connection.
-#[allow(clippy::unused_async)]
-pub(crate) async fn target(_url: &str, _options: TargetOptions) -> Result<MemoryTarget> {
-    Err(Error::stop(Code::Configuration, "mysql targets are not available yet"))
-}
-
 /// The database that a `mysql://` URL names.
 ///
 /// # Errors
-/// `configuration`, if it names none.
+/// `configuration`, for a URL that cannot be read or that names none.
 pub(crate) fn database(url: &str) -> Result<String> {
-    let path = url.split(['?', '#']).next().unwrap_or_default();
-    let name = path.splitn(4, '/').nth(3).unwrap_or_default();
-    match name.is_empty() {
-        true => Err(Error::stop(
-            Code::Configuration,
-            "the mysql:// URL names no database; write mysql://user@host/database",
-        )),
-        false => Ok(name.to_owned()),
-    }
+    Ok(Config::parse(url)?.database)
 }

@@ -114,15 +114,23 @@ pub fn signal(name: &str, processes: &[u32]) -> Result<()> {
 
 /// The processes that this one started, from /proc; elsewhere none are found.
 pub(super) fn children_of(parent: u32) -> Vec<u32> {
-    let is_child = |id: &u32| {
-        // The name in parentheses may hold anything, so the fields are counted after it.
-        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        let fields = stat.rsplit_once(") ").map(|(_, fields)| fields).unwrap_or_default();
-        fields.split(' ').nth(1).and_then(|id| id.parse().ok()) == Some(parent)
-    };
+    let is_child =
+        |id: &u32| state_and_parent(*id).and_then(|(_, id)| id.parse().ok()) == Some(parent);
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     ids.filter(is_child).collect()
+}
+
+/// Whether a process has not ended yet; one that nobody has waited for has.
+pub(super) fn is_alive(process: u32) -> bool {
+    state_and_parent(process).is_some_and(|(state, _)| !matches!(state.as_str(), "Z" | "X"))
+}
+
+fn state_and_parent(process: u32) -> Option<(String, String)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name in parentheses may hold anything, so the fields are counted after it.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned);
+    Some((fields.next()?, fields.next()?))
 }
 
 /// Copies a directory with owners and modes, sharing blocks where the file system can.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 pub use self::leash::signal;
-use self::leash::{RunAs, children_of, copy_tree, free_port, new_directory};
+use self::leash::{RunAs, children_of, copy_tree, free_port, is_alive, new_directory};
 pub use self::postgres::connect;
 use self::session::Session;
 use super::{Doing, Error, Result};
@@ -138,18 +138,19 @@ impl Server {
     /// If it does not stop within a minute.
     pub async fn stop(&mut self, how: Shutdown) -> Result<()> {
         let Some(process) = self.process.as_ref().map(Child::id) else { return Ok(()) };
+        let mut children = Vec::new();
         match how {
             Shutdown::Fast => signal(self.programs.fast_signal(), &[process])?,
             Shutdown::Kill => {
                 // Freeze it first, so that it starts no further process behind our back.
                 signal("STOP", &[process])?;
-                let mut all = children_of(process);
-                all.push(process);
-                signal("KILL", &all)?;
+                children = children_of(process);
+                signal("KILL", &[&children[..], &[process]].concat())?;
             }
         }
         let deadline = Instant::now() + STOP_TIMEOUT;
-        while !self.exited()? {
+        // The last child to die keeps the shared memory, and no new server starts beside it.
+        while !self.exited()? || children.iter().any(|&child| is_alive(child)) {
             if Instant::now() > deadline {
                 return Err(Error("the server does not stop within a minute".into()));
             }

@@ -1,0 +1,261 @@
+//! What a column's type says about its values: `Column::native`, read once into a `MysqlType`.
+//! Pure. The row decoder (`rows.rs`), the SQL reader (`values.rs`) and the catalog use it.
+//!
+//! Surprise: the server spells labels of ENUM and SET in a character set that lacks half of
+//! Unicode, and writes `?` for what it cannot spell. A label with a `?` may be another one.
+
+use super::bytes::{Decoded, Malformed};
+use super::charset::Charset;
+use crate::schema::ColumnType;
+
+/// A type of either server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MysqlType {
+    /// TINYINT to BIGINT.
+    Integer {
+        /// How many bytes it has: 1, 2, 3, 4 or 8.
+        bytes: u8,
+        /// Whether it has no sign.
+        unsigned: bool,
+    },
+    /// YEAR; 0 is `0000`.
+    Year,
+    /// DECIMAL.
+    Decimal {
+        /// All digits.
+        precision: u8,
+        /// Those after the point.
+        scale: u8,
+    },
+    /// FLOAT.
+    Float,
+    /// DOUBLE.
+    Double,
+    /// BIT of so many bits.
+    Bit(u8),
+    /// DATE.
+    Date,
+    /// TIME with so many digits of a second's fraction.
+    Time(u8),
+    /// DATETIME with so many digits of a second's fraction.
+    DateTime(u8),
+    /// TIMESTAMP with so many digits of a second's fraction.
+    Timestamp(u8),
+    /// CHAR of so many characters.
+    Char(u16, Charset),
+    /// VARCHAR of so many characters.
+    VarChar(u16, Charset),
+    /// TINYTEXT to LONGTEXT: how many bytes its length has.
+    Text(u8, Charset),
+    /// BINARY of so many bytes.
+    Binary(u16),
+    /// VARBINARY of so many bytes.
+    VarBinary(u16),
+    /// TINYBLOB to LONGBLOB: how many bytes its length has.
+    Blob(u8),
+    /// ENUM.
+    Enum(Vec<String>, Charset),
+    /// SET.
+    Set(Vec<String>, Charset),
+    /// JSON of MySQL. That of MariaDB is a LONGTEXT.
+    Json,
+    /// GEOMETRY, POINT and their like.
+    Geometry,
+    /// VECTOR.
+    Vector,
+    /// UUID of MariaDB.
+    Uuid,
+    /// INET4 of MariaDB.
+    Inet4,
+    /// INET6 of MariaDB.
+    Inet6,
+}
+
+impl MysqlType {
+    /// Reads `Column::native`: `COLUMN_TYPE`, for character types followed by ` character set X`.
+    ///
+    /// # Errors
+    /// In words, without the column's name: a type or a character set that is not replicated.
+    pub fn parse(native: &str) -> Decoded<MysqlType> {
+        if native.contains("/*") && native.to_ascii_uppercase().contains("COMPRESSED*/") {
+            return Err(Malformed::new("is compressed, which is not replicated"));
+        }
+        let spelled = Spelled::read(native)?;
+        let unknown = || Malformed(format!("has the type {:?}, which is unknown", spelled.name));
+        let fraction = || spelled.number(0).map(|digits| digits.unwrap_or(0));
+        Ok(match spelled.name.as_str() {
+            "tinyint" => spelled.integer(1),
+            "smallint" => spelled.integer(2),
+            "mediumint" => spelled.integer(3),
+            "int" => spelled.integer(4),
+            "bigint" => spelled.integer(8),
+            "year" => MysqlType::Year,
+            "decimal" => MysqlType::Decimal {
+                precision: spelled.number(0)?.unwrap_or(10),
+                scale: spelled.number(1)?.unwrap_or(0),
+            },
+            "float" => MysqlType::Float,
+            "double" => MysqlType::Double,
+            "bit" => MysqlType::Bit(spelled.number(0)?.unwrap_or(1)),
+            "date" => MysqlType::Date,
+            "time" => MysqlType::Time(fraction()?),
+            "datetime" => MysqlType::DateTime(fraction()?),
+            "timestamp" => MysqlType::Timestamp(fraction()?),
+            "char" => MysqlType::Char(spelled.number(0)?.unwrap_or(1), spelled.charset()?),
+            "varchar" => {
+                MysqlType::VarChar(spelled.number(0)?.ok_or_else(unknown)?, spelled.charset()?)
+            }
+            "tinytext" => MysqlType::Text(1, spelled.charset()?),
+            "text" => MysqlType::Text(2, spelled.charset()?),
+            "mediumtext" => MysqlType::Text(3, spelled.charset()?),
+            "longtext" => MysqlType::Text(4, spelled.charset()?),
+            "binary" => MysqlType::Binary(spelled.number(0)?.unwrap_or(1)),
+            "varbinary" => MysqlType::VarBinary(spelled.number(0)?.ok_or_else(unknown)?),
+            "tinyblob" => MysqlType::Blob(1),
+            "blob" => MysqlType::Blob(2),
+            "mediumblob" => MysqlType::Blob(3),
+            "longblob" => MysqlType::Blob(4),
+            "enum" => MysqlType::Enum(spelled.labels()?, spelled.charset()?),
+            "set" => MysqlType::Set(spelled.labels()?, spelled.charset()?),
+            "json" => MysqlType::Json,
+            "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring"
+            | "multipolygon" | "geometrycollection" | "geomcollection" => MysqlType::Geometry,
+            "vector" => MysqlType::Vector,
+            "uuid" => MysqlType::Uuid,
+            "inet4" => MysqlType::Inet4,
+            "inet6" => MysqlType::Inet6,
+            _ => return Err(unknown()),
+        })
+    }
+
+    /// What the values mean to other databases. A LONGTEXT that MariaDB checks to be JSON is
+    /// `Json`; only the catalog can know that.
+    #[must_use]
+    pub fn column_type(&self) -> ColumnType {
+        match self {
+            MysqlType::Integer { bytes: 1, .. }
+            | MysqlType::Integer { bytes: 2, unsigned: false }
+            | MysqlType::Year => ColumnType::Int16,
+            MysqlType::Integer { bytes: 2 | 3, .. }
+            | MysqlType::Integer { bytes: 4, unsigned: false } => ColumnType::Int32,
+            MysqlType::Integer { bytes: 4, .. } | MysqlType::Integer { unsigned: false, .. } => {
+                ColumnType::Int64
+            }
+            MysqlType::Integer { .. } | MysqlType::Decimal { .. } => ColumnType::Numeric,
+            MysqlType::Float => ColumnType::Float32,
+            MysqlType::Double => ColumnType::Float64,
+            MysqlType::Date => ColumnType::Date,
+            MysqlType::Time(_) => ColumnType::Duration,
+            MysqlType::DateTime(_) => ColumnType::Timestamp,
+            MysqlType::Timestamp(_) => ColumnType::TimestampTz,
+            MysqlType::Char(..)
+            | MysqlType::VarChar(..)
+            | MysqlType::Text(..)
+            | MysqlType::Enum(..)
+            | MysqlType::Set(..) => ColumnType::Text,
+            MysqlType::Binary(_)
+            | MysqlType::VarBinary(_)
+            | MysqlType::Blob(_)
+            | MysqlType::Geometry
+            | MysqlType::Vector => ColumnType::Bytes,
+            MysqlType::Json => ColumnType::Json,
+            MysqlType::Uuid => ColumnType::Uuid,
+            MysqlType::Bit(_) | MysqlType::Inet4 | MysqlType::Inet6 => ColumnType::Other,
+        }
+    }
+}
+
+/// A type's spelling, taken apart.
+struct Spelled {
+    name: String,
+    /// What stands in the parentheses, unquoted where it was quoted.
+    arguments: Vec<String>,
+    unsigned: bool,
+    charset: Option<String>,
+}
+
+impl Spelled {
+    fn read(native: &str) -> Decoded<Spelled> {
+        let wrong = || Malformed::new("has a type whose spelling is not understood");
+        let end = native.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(native.len());
+        let (name, mut rest) = native.split_at(end);
+        let mut arguments = Vec::new();
+        if let Some(inside) = rest.strip_prefix('(') {
+            rest = inside;
+            loop {
+                let (argument, after) = argument(rest).ok_or_else(wrong)?;
+                arguments.push(argument);
+                match after.as_bytes().first() {
+                    Some(b',') => rest = &after[1..],
+                    Some(b')') => {
+                        rest = &after[1..];
+                        break;
+                    }
+                    _ => return Err(wrong()),
+                }
+            }
+        }
+        let (modifiers, charset) = match rest.split_once(" character set ") {
+            Some((modifiers, charset)) => (modifiers, Some(charset.to_owned())),
+            None => (rest, None),
+        };
+        let known = |word: &&str| matches!(*word, "unsigned" | "zerofill");
+        if !modifiers.split_ascii_whitespace().all(|word| known(&word)) {
+            return Err(wrong());
+        }
+        let unsigned = !modifiers.is_empty();
+        Ok(Spelled { name: name.to_ascii_lowercase(), arguments, unsigned, charset })
+    }
+
+    fn integer(&self, bytes: u8) -> MysqlType {
+        MysqlType::Integer { bytes, unsigned: self.unsigned }
+    }
+
+    fn number<T: std::str::FromStr>(&self, index: usize) -> Decoded<Option<T>> {
+        let parse = |text: &String| {
+            text.parse().map_err(|_| Malformed::new("has a type with a number that is too large"))
+        };
+        self.arguments.get(index).map(parse).transpose()
+    }
+
+    fn labels(&self) -> Decoded<Vec<String>> {
+        match self.arguments.is_empty() {
+            true => Err(Malformed::new("has no labels")),
+            false => Ok(self.arguments.clone()),
+        }
+    }
+
+    fn charset(&self) -> Decoded<Charset> {
+        let name = self.charset.as_deref().ok_or_else(|| Malformed::new("has no character set"))?;
+        Charset::named(name).ok_or_else(|| {
+            Malformed(format!("has the character set {name}, which is not replicated"))
+        })
+    }
+}
+
+/// One argument in parentheses, and what follows it.
+fn argument(text: &str) -> Option<(String, &str)> {
+    let Some(quoted) = text.strip_prefix('\'') else {
+        let end = text.find([',', ')'])?;
+        return Some((text[..end].trim().to_owned(), &text[end..]));
+    };
+    let mut label = String::new();
+    let mut characters = quoted.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '\'' if quoted[at + 1..].starts_with('\'') => {
+                characters.next();
+                label.push('\'');
+            }
+            '\'' => return Some((label, &quoted[at + 1..])),
+            '\\' => label.push(match characters.next()?.1 {
+                '0' => '\0',
+                'n' => '\n',
+                'r' => '\r',
+                other => other,
+            }),
+            other => label.push(other),
+        }
+    }
+    None
+}
