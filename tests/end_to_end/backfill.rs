@@ -235,7 +235,7 @@ async fn s57_rows_deleted_during_a_gap_are_gone_after_a_resync(pair: Pair) {
     world.execute("DELETE FROM t WHERE id % 3 = 0; UPDATE t SET n = 7 WHERE id % 5 = 0").await;
     world.execute("DELETE FROM t WHERE id > 19000").await;
     if pair.source == Source::Mariadb {
-        purge_the_log(&world).await;
+        world.purge_the_log().await;
     }
     world.command(&["run", "--until-current", "--resync"]).await.must_exit(0);
     world.must_be_equal().await;
@@ -367,14 +367,6 @@ const MARIADB_KEYS: &[(&str, &[&str])] = &[
     ("enum('z', 'm', 'a', '')", &["'a'", "'z'", "'m'", "''"]),
     ("year", &["0", "1901", "2155", "2000"]),
 ];
-
-/// Removes from the source's disk every binlog file but a new one.
-async fn purge_the_log(world: &World) {
-    world.execute("FLUSH BINARY LOGS").await;
-    let files = world.source.rows("SHOW BINARY LOGS").await.unwrap();
-    let last = files.last().and_then(|file| file[0].clone()).unwrap();
-    world.execute(&format!("PURGE BINARY LOGS TO '{last}'")).await;
-}
 
 async fn s62_row_level_security_is_never_taken_for_an_empty_table(pair: Pair) {
     let sql = "CREATE ROLE keeper LOGIN REPLICATION PASSWORD 'keeper';

@@ -47,24 +47,6 @@ async fn replicated(pair: Pair, settings: &[(&str, &str)]) -> World {
     world
 }
 
-/// The stop says what it is and what to type; nothing moved; what it said to type mends it.
-async fn must_refuse_then_resync(world: &World, code: &str) {
-    let before = target_state(world).await;
-    world.command(&["run", "--until-current"]).await.must_stop_with(code).must_say("--resync");
-    assert_eq!(target_state(world).await, before, "the target moved");
-    world.command(&["run", "--until-current", "--resync"]).await.must_exit(0);
-    world.must_be_equal().await;
-}
-
-async fn target_state(world: &World) -> Vec<Option<String>> {
-    let mut state = Vec::new();
-    for query in ["SELECT count(*) FROM t", "SELECT max(v) FROM t", "SELECT sum(length(v)) FROM t"]
-    {
-        state.push(world.ask_target(query).await);
-    }
-    state
-}
-
 async fn s16_source_killed_under_load(pair: Pair) {
     let mut world = World::with(pair, "", &[], true).await;
     shop::open(&world.source, 2_000).await.unwrap();
@@ -138,7 +120,7 @@ async fn s19_slot_dropped_while_stopped(pair: Pair) {
     let world = replicated(pair, &[]).await;
     world.execute(DROP_SLOT).await;
     world.execute(MORE).await;
-    must_refuse_then_resync(&world, "slot-missing").await;
+    world.must_refuse_then_resync(&["slot-missing"]).await;
 }
 
 async fn s19_slot_dropped_while_running(pair: Pair) {
@@ -152,7 +134,7 @@ async fn s19_slot_dropped_while_running(pair: Pair) {
     wait_until("the slot is dropped", dropped).await;
     daemon.wait().await.must_stop_with("slot-missing").must_say("--resync");
     world.execute(MORE).await;
-    must_refuse_then_resync(&world, "slot-missing").await;
+    world.must_refuse_then_resync(&["slot-missing"]).await;
 }
 
 async fn s20_slot_dropped_and_created_again(pair: Pair) {
@@ -161,7 +143,7 @@ async fn s20_slot_dropped_and_created_again(pair: Pair) {
     world.execute(MORE).await;
     let create = "SELECT pg_create_logical_replication_slot('driftless_main', 'pgoutput')";
     world.execute(create).await;
-    must_refuse_then_resync(&world, "slot-gap").await;
+    world.must_refuse_then_resync(&["slot-gap"]).await;
 }
 
 async fn s21_slot_advanced_by_somebody_else(pair: Pair) {
@@ -170,7 +152,7 @@ async fn s21_slot_advanced_by_somebody_else(pair: Pair) {
     let advance =
         "SELECT pg_replication_slot_advance('driftless_main', pg_current_wal_insert_lsn())";
     world.execute(advance).await;
-    must_refuse_then_resync(&world, "slot-gap").await;
+    world.must_refuse_then_resync(&["slot-gap"]).await;
 }
 
 async fn s22_slot_invalidated_by_the_server(pair: Pair) {
@@ -190,7 +172,7 @@ async fn s22_slot_invalidated_by_the_server(pair: Pair) {
     wait_until("the server invalidates the slot", lost).await;
     world.execute("DROP TABLE noise").await;
     world.execute(MORE).await;
-    must_refuse_then_resync(&world, "slot-lost").await;
+    world.must_refuse_then_resync(&["slot-lost"]).await;
 }
 
 async fn s23_source_replaced_by_another_cluster(pair: Pair) {
@@ -204,7 +186,7 @@ async fn s23_source_replaced_by_another_cluster(pair: Pair) {
     session.batch_execute(MORE).await.unwrap();
     world.from = other.url(pair.source.either("postgres", "shop"));
     world.source = session;
-    must_refuse_then_resync(&world, "source-identity").await;
+    world.must_refuse_then_resync(&["source-identity"]).await;
 }
 
 /// A server with an identity of its own: for PostgreSQL one that is not a copy of the template, for
@@ -250,7 +232,7 @@ async fn s23_source_recovered_onto_another_timeline(pair: Pair) {
     world.reconnect().await;
     let promoted = async || world.ask("SELECT pg_is_in_recovery()").await.as_deref() == Some("f");
     wait_until("the recovery is finished", promoted).await;
-    must_refuse_then_resync(&world, "source-identity").await;
+    world.must_refuse_then_resync(&["source-identity"]).await;
 }
 
 async fn s24_source_restored_from_an_older_backup(pair: Pair) {
@@ -267,7 +249,7 @@ async fn s24_source_restored_from_an_older_backup(pair: Pair) {
     world.server.restore("older").unwrap();
     world.server.start_again().await.unwrap();
     world.reconnect().await;
-    must_refuse_then_resync(&world, "position-ahead").await;
+    world.must_refuse_then_resync(&["position-ahead"]).await;
 }
 
 async fn s87_idle_tables_beside_busy_ones_do_not_keep_the_log(pair: Pair) {

@@ -92,6 +92,27 @@ impl World {
         .await;
     }
 
+    /// A run stops with one of these codes and says what to type; nothing moved; what it said to
+    /// type mends it. There is a table `t` with a text `v`.
+    pub async fn must_refuse_then_resync(&self, codes: &[&str]) {
+        let before = self.state_of_t().await;
+        let outcome = self.command(&["run", "--until-current"]).await;
+        let stopped = codes.iter().any(|code| outcome.stderr.contains(&format!("[{code}]")));
+        assert!(stopped && outcome.code != Some(0), "expected {codes:?}: {outcome}");
+        outcome.must_say("--resync");
+        assert_eq!(self.state_of_t().await, before, "the target moved");
+        self.command(&["run", "--until-current", "--resync"]).await.must_exit(0);
+        self.must_be_equal().await;
+    }
+
+    async fn state_of_t(&self) -> Vec<Option<String>> {
+        let mut state = Vec::new();
+        for what in ["count(*)", "max(v)", "sum(length(v))"] {
+            state.push(self.ask_target(&format!("SELECT {what} FROM t")).await);
+        }
+        state
+    }
+
     /// Keeps a copy of the target, to go back to it.
     pub async fn back_up_target(&self) {
         match self.pair.target {

@@ -122,6 +122,14 @@ impl World {
         self.source.ask(sql).await.ok().flatten()
     }
 
+    /// Removes from a MariaDB source's disk every file of its log but a new one.
+    pub async fn purge_the_log(&self) {
+        self.execute("FLUSH BINARY LOGS").await;
+        let files = self.source.rows("SHOW BINARY LOGS").await.unwrap();
+        let last = files.last().and_then(|file| file[0].clone()).unwrap();
+        self.execute(&format!("PURGE BINARY LOGS TO '{last}'")).await;
+    }
+
     /// Connects to the source again, after its server was restarted.
     pub async fn reconnect(&mut self) {
         let database = source_database(self.pair.source, &self.server);
