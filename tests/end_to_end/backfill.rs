@@ -35,7 +35,8 @@ for_each_pair! {
 fn table(pair: Pair, rows: u32) -> String {
     format!(
         "CREATE TABLE t (id int PRIMARY KEY, v text, n int NOT NULL DEFAULT 0);
-         INSERT INTO t SELECT n * 10, md5(n || ''), 0 FROM {}",
+         INSERT INTO t SELECT n * 10, {}, 0 FROM {}",
+        pair.source.digits(),
         pair.source.series(rows)
     )
 }

@@ -162,7 +162,7 @@ async fn s33_cut_off_in_the_middle_of_a_transaction(pair: Pair) {
         world
             .execute(&format!(
                 "BEGIN; DELETE FROM t WHERE id >= 10000;
-                 INSERT INTO t SELECT n + 10000 * {round}, repeat(md5(n), 6) FROM {series};
+                 INSERT INTO t SELECT n + 10000 * {round}, repeat(sha2(n, 224), 4) FROM {series};
                  UPDATE t SET v = 'round {round}' WHERE id % 100 = 0; COMMIT"
             ))
             .await;
@@ -235,7 +235,7 @@ async fn s36_compressed_events_and_changing_checksums(pair: Pair) {
 async fn s36_a_damaged_event_is_read_again(pair: Pair) {
     let (mut world, proxy) = with_proxy(pair).await;
     let series = pair.source.series(3_000);
-    world.execute(&format!("INSERT INTO t SELECT n + 1000, md5(n) FROM {series}")).await;
+    world.execute(&format!("INSERT INTO t SELECT n + 1000, sha2(n, 224) FROM {series}")).await;
     world.catch_up().await;
     let mut daemon = world.run(&[]);
     world.arrival(&mut daemon).await;
@@ -243,7 +243,7 @@ async fn s36_a_damaged_event_is_read_again(pair: Pair) {
     for round in 0..8 {
         let before = proxy.connections();
         proxy.to_client(Fault::FlipAfter(dice.between(100, 100_000) as usize));
-        world.execute(&format!("UPDATE t SET v = md5(v || '{round}') WHERE id > 1000")).await;
+        world.execute(&format!("UPDATE t SET v = sha2(v || '{round}', 224) WHERE id > 1000")).await;
         wait_until("a new connection is tried", async || {
             daemon.must_be_running();
             proxy.connections() > before

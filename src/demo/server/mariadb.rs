@@ -166,6 +166,7 @@ impl Programs {
                 ("gtid-mode", "ON"),
                 ("enforce-gtid-consistency", "ON"),
                 ("mysqlx", "OFF"),
+                ("secure-file-priv", "NULL"),
                 ("cte-max-recursion-depth", "10000000"),
             ],
             false => &[

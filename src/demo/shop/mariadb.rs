@@ -51,10 +51,10 @@ fn fill(customers: u64) -> String {
              nullif(concat('c', n, '@example.com'), 'c7@example.com'), n % 1000 / 4.0, n % 50 = 0,
              now(6) FROM {numbers};
          INSERT INTO orders SELECT n, n, 'paid', n % 700 / 2.0,
-             json_object('gift', n % 9 = 0, 'note', md5(n)), now(6) FROM {numbers};
-         INSERT INTO items SELECT n, line, md5(n), 1 + n % 5, n / 7.0
+             json_object('gift', n % 9 = 0, 'note', sha2(n, 224)), now(6) FROM {numbers};
+         INSERT INTO items SELECT n, line, left(sha2(n, 224), 36), 1 + n % 5, n / 7.0
              FROM {numbers}, (SELECT 1 line UNION SELECT 2) two_lines;
-         INSERT INTO manuals SELECT concat('sku-', n), 1, repeat(md5(n), 300), unhex(md5(n))
+         INSERT INTO manuals SELECT concat('sku-', n), 1, repeat(sha2(n, 224), 170), unhex(sha2(n, 224))
              FROM {fewer}"
     )
 }

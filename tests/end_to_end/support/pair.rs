@@ -71,6 +71,11 @@ impl Source {
         self.either("public", "shop")
     }
 
+    /// Digits that no two numbers `n` of a series share.
+    pub fn digits(self) -> &'static str {
+        self.either("md5(n::text)", "left(sha2(n, 224), 32)")
+    }
+
     /// Who may do everything.
     pub fn superuser(self) -> &'static str {
         self.either(USER, ADMIN)
