@@ -17,7 +17,7 @@ use std::borrow::Cow;
 
 use mysql_async::binlog::{BinlogChecksumAlg, events};
 
-pub use self::gtids::Gtid;
+pub use self::gtids::{Gtid, MariadbKind};
 pub use self::query::Query;
 use super::bytes::{Decoded, Malformed, Reader, utf8};
 use crate::error::{Code, Error, Result};
@@ -266,7 +266,7 @@ const QUERY_COMPRESSED: u8 = 165;
 const PARTIAL_ROW_DATA: u8 = 172;
 
 /// Decodes one event after another.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Decoder {
     /// Whether the file's format is known; before that, checksums are not told from names.
     format_known: bool,

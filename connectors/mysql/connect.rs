@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Opts, OptsBuilder, Params, Row};
+use mysql_async::prelude::{Protocol, Queryable};
+use mysql_async::{Conn, Opts, OptsBuilder, Params, QueryResult, Row};
 
 use super::config::{Config, Host};
 use super::failure::error;
@@ -192,20 +192,36 @@ impl Session {
         &mut self,
         doing: &str,
         sql: &str,
-        mut turn: impl FnMut(Row) -> Result<T>,
+        turn: impl FnMut(Row) -> Result<T>,
     ) -> Result<Vec<T>> {
         self.begin(doing)?;
         let watch = self.watch.clone();
-        let asked = async {
-            let mut result = watch.over(self.connection.query_iter(sql)).await??;
-            let mut rows = Vec::new();
-            while let Some(row) = watch.over(result.next()).await?? {
-                rows.push(turn(row).map_err(Failure::Ours)?);
-            }
-            watch.over(result.drop_result()).await??;
-            Ok(rows)
+        let asked = match watch.over(self.connection.query_iter(sql)).await {
+            Ok(Ok(result)) => drain(&watch, result, turn).await,
+            Ok(Err(failure)) => Err(failure.into()),
+            Err(silent) => Err(silent.into()),
         };
-        let asked = asked.await;
+        self.end(doing, asked)
+    }
+
+    /// As `fetch`, but the values have the types of their columns: the binary protocol has floats
+    /// to the last digit, which MariaDB's text protocol has not.
+    ///
+    /// # Errors
+    /// As `fetch`.
+    pub async fn fetch_typed<T>(
+        &mut self,
+        doing: &str,
+        sql: &str,
+        turn: impl FnMut(Row) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        self.begin(doing)?;
+        let watch = self.watch.clone();
+        let asked = match watch.over(self.connection.exec_iter(sql, ())).await {
+            Ok(Ok(result)) => drain(&watch, result, turn).await,
+            Ok(Err(failure)) => Err(failure.into()),
+            Err(silent) => Err(silent.into()),
+        };
         self.end(doing, asked)
     }
 
@@ -274,6 +290,20 @@ impl Session {
             }
         })
     }
+}
+
+/// Reads a result to its end.
+async fn drain<T, P: Protocol>(
+    watch: &Watch,
+    mut result: QueryResult<'_, 'static, P>,
+    mut turn: impl FnMut(Row) -> Result<T>,
+) -> std::result::Result<Vec<T>, Failure> {
+    let mut rows = Vec::new();
+    while let Some(row) = watch.over(result.next()).await?? {
+        rows.push(turn(row).map_err(Failure::Ours)?);
+    }
+    watch.over(result.drop_result()).await??;
+    Ok(rows)
 }
 
 /// Why a statement has no answer.

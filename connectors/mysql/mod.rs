@@ -5,39 +5,42 @@ pub mod bookmark;
 pub mod bytes;
 mod catalog;
 pub mod charset;
+mod check;
+mod chunk;
 pub mod config;
 pub mod connect;
+pub mod decimal;
 pub mod failure;
 pub mod gtid;
+pub mod json;
 pub mod layout;
 pub mod quote;
+mod replica;
+pub mod rows;
+mod source;
 mod source_sql;
 mod sql;
+mod stream;
 mod subscribe;
+pub mod table_map;
 mod target;
 mod target_types;
 mod target_values;
 #[cfg(test)]
 mod testing;
+pub mod text;
 mod tls;
 pub mod transaction;
 pub mod types;
+pub mod values;
+mod visibility;
 mod watchdog;
 
 use config::Config;
+pub use source::{MysqlSource, source};
 pub(crate) use target::target;
 
-use crate::SourceOptions;
-use crate::error::{Code, Error, Result};
-use crate::memory::MemorySource;
-
-/// The source of a `mysql://` URL; connects only when it is used.
-///
-/// # Errors
-/// `configuration`, for a URL that cannot be read.
-pub(crate) fn source(_url: &str, _options: &SourceOptions) -> Result<MemorySource> {
-    Err(Error::stop(Code::Configuration, "mysql sources are not available yet"))
-}
+use crate::error::Result;
 
 /// The database that a `mysql://` URL names.
 ///

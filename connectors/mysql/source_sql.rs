@@ -5,7 +5,11 @@
 //! one in front. Neither server reads a range of an index for `(a, b) > (1, 2)`.
 
 use super::connect::Server;
-use super::quote::literal;
+use super::quote::{identifier, literal, table};
+use super::types::{Labels, MysqlType};
+use super::values;
+use crate::change::Key;
+use crate::schema::{TableName, TableSchema};
 
 /// Every table that we may see: schema and name.
 pub const TABLES: &str = "\
@@ -123,3 +127,244 @@ fn plain_literal(file: &str) -> String {
     let plain = |c: &char| !matches!(c, '\'' | '\\');
     format!("'{}'", file.chars().filter(plain).collect::<String>())
 }
+
+/// Begins the transaction of a chunk and takes its snapshot.
+pub const BEGIN_SNAPSHOT: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT";
+
+/// Begins a transaction whose snapshot is taken when it first reads.
+pub const BEGIN_PLAIN: &str = "START TRANSACTION READ ONLY";
+
+/// The place in the log that a snapshot of MariaDB shows.
+pub const SNAPSHOT_PLACE: &str = "SHOW SESSION STATUS LIKE 'binlog_snapshot_%'";
+
+/// Whether a MySQL commits in the order of its log.
+pub const ORDERED: &str = "SELECT @@GLOBAL.binlog_order_commits";
+
+/// A statement that changes nothing and is written into the log.
+pub const BARRIER: &str = "FLUSH STATUS";
+
+/// The server's time in microseconds.
+pub const NOW_MICROS: &str = "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED)";
+
+/// Keeps a table from being altered until the transaction ends.
+pub fn lock(name: &TableName) -> String {
+    format!("SELECT 1 FROM {} LIMIT 0", table(name))
+}
+
+/// How a table is defined; in the second column.
+pub fn definition(name: &TableName) -> String {
+    format!("SHOW CREATE TABLE {}", table(name))
+}
+
+/// A definition without the next number of its AUTO_INCREMENT, which is no part of its shape.
+pub fn without_counter(definition: &str) -> String {
+    const COUNTER: &str = " AUTO_INCREMENT=";
+    let Some((before, after)) = definition.split_once(COUNTER) else {
+        return definition.to_owned();
+    };
+    format!("{before}{}", after.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
+
+/// A column of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyColumn {
+    /// Its name, quoted.
+    pub name: String,
+    /// Its type.
+    pub kind: MysqlType,
+}
+
+impl KeyColumn {
+    /// A value as a literal that is compared with the column in the order of its index.
+    fn value(&self, bytes: &[u8]) -> Option<String> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let of = |allowed: &str| text.chars().all(|c| c.is_ascii_digit() || allowed.contains(c));
+        match &self.kind {
+            MysqlType::Integer { .. } | MysqlType::Year | MysqlType::Decimal { .. } => {
+                of("-.").then(|| text.to_owned())
+            }
+            // A FLOAT is compared as the double that it is exactly.
+            MysqlType::Float => Some(format!("{:e}", f64::from(text.parse::<f32>().ok()?))),
+            MysqlType::Double => Some(format!("{:e}", text.parse::<f64>().ok()?)),
+            MysqlType::Bit(_) => of("").then(|| format!("b'{text}'")),
+            MysqlType::Date | MysqlType::Time(_) | MysqlType::DateTime(_) => {
+                of("-: .").then(|| format!("'{text}'"))
+            }
+            MysqlType::Timestamp(_) => {
+                let text = text.strip_suffix("+00")?;
+                of("-: .+").then(|| format!("'{text}'"))
+            }
+            MysqlType::Char(..) | MysqlType::VarChar(..) | MysqlType::Text(..) => {
+                Some(literal(text))
+            }
+            MysqlType::Uuid | MysqlType::Inet4 | MysqlType::Inet6 => Some(literal(text)),
+            // Both are sorted by their numbers.
+            MysqlType::Enum(labels, _) if text.is_empty() => {
+                Some("0".into()).filter(|_| labels.count() > 0)
+            }
+            MysqlType::Enum(labels, _) => Some((label(labels, text)? + 1).to_string()),
+            MysqlType::Set(labels, _) => set(labels, text).map(|bits| bits.to_string()),
+            MysqlType::Binary(_)
+            | MysqlType::VarBinary(_)
+            | MysqlType::Blob(_)
+            | MysqlType::Geometry
+            | MysqlType::Vector => hexadecimal(text),
+            MysqlType::Json => None,
+        }
+    }
+}
+
+fn label(labels: &Labels, text: &str) -> Option<u64> {
+    (0..labels.count() as u64).find(|&index| labels.get(index).is_ok_and(|label| label == text))
+}
+
+fn set(labels: &Labels, text: &str) -> Option<u64> {
+    if text.is_empty() {
+        return Some(0);
+    }
+    text.split(',').try_fold(0, |bits, one| Some(bits | 1 << label(labels, one)?))
+}
+
+/// `\x6974` as `X'6974'`.
+fn hexadecimal(text: &str) -> Option<String> {
+    let digits = text.strip_prefix("\\x")?;
+    digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| format!("X'{digits}'"))
+}
+
+/// Which rows are read. Each function is `None` for a key that cannot be written in SQL.
+pub struct Rows<'a> {
+    /// The table.
+    pub table: &'a TableSchema,
+    /// The types of its columns.
+    pub types: &'a [MysqlType],
+    /// Its key columns.
+    pub key: &'a [KeyColumn],
+}
+
+impl Rows<'_> {
+    /// Up to `limit` rows after a key, in the order of the key.
+    pub fn range(&self, after: Option<&Key>, filter: Option<&str>, limit: usize) -> Option<String> {
+        let after = match after {
+            Some(key) => Some(self.after(key)?),
+            None => None,
+        };
+        // A comment at the end of the condition must not swallow the parenthesis.
+        let filter = filter.map(|filter| format!("({filter}\n)"));
+        let conditions: Vec<String> = after.into_iter().chain(filter).collect();
+        let condition = match conditions.is_empty() {
+            true => String::new(),
+            false => format!(" WHERE {}", conditions.join(" AND ")),
+        };
+        let order: Vec<&str> = self.key.iter().map(|column| column.name.as_str()).collect();
+        Some(format!("{}{condition} ORDER BY {} LIMIT {limit}", self.select(), order.join(", ")))
+    }
+
+    /// The rows of these keys.
+    pub fn of_keys(&self, keys: &[Key]) -> Option<String> {
+        let condition = match self.key {
+            [column] => {
+                let values = keys.iter().flat_map(Key::values).map(|bytes| column.value(bytes));
+                format!("{} IN ({})", column.name, values.collect::<Option<Vec<_>>>()?.join(", "))
+            }
+            columns => {
+                let one = |key: &Key| Some(format!("({})", self.equal(key, columns.len())?));
+                keys.iter().map(one).collect::<Option<Vec<_>>>()?.join(" OR ")
+            }
+        };
+        Some(format!("{} WHERE {condition}", self.select()))
+    }
+
+    fn select(&self) -> String {
+        let columns = self.table.columns.iter().zip(self.types);
+        let columns: Vec<String> = columns
+            .map(|(column, kind)| values::select_expression(kind, &identifier(&column.name)))
+            .collect();
+        format!("SELECT {} FROM {}", columns.join(", "), table(&self.table.name))
+    }
+
+    /// `(a >= 1 AND (a > 1 OR (a = 1 AND b > 2)))`.
+    fn after(&self, key: &Key) -> Option<String> {
+        let values = self.values(key)?;
+        let column = |place: usize| {
+            let last = format!("{} > {}", self.key[place].name, values[place]);
+            match place {
+                0 => last,
+                _ => format!("({} AND {last})", self.equal_values(&values, place)),
+            }
+        };
+        let alternatives: Vec<String> = (0..self.key.len()).map(column).collect();
+        Some(match alternatives.as_slice() {
+            [one] => one.clone(),
+            several => {
+                let first = format!("{} >= {}", self.key[0].name, values[0]);
+                format!("({first} AND ({}))", several.join(" OR "))
+            }
+        })
+    }
+
+    /// The first `count` columns of the key are these.
+    fn equal(&self, key: &Key, count: usize) -> Option<String> {
+        Some(self.equal_values(&self.values(key)?, count))
+    }
+
+    fn equal_values(&self, values: &[String], count: usize) -> String {
+        let columns = self.key.iter().zip(values).take(count);
+        let one = |(column, value): (&KeyColumn, &String)| format!("{} = {value}", column.name);
+        columns.map(one).collect::<Vec<_>>().join(" AND ")
+    }
+
+    fn values(&self, key: &Key) -> Option<Vec<String>> {
+        let values: Vec<String> = self
+            .key
+            .iter()
+            .zip(key.values())
+            .map(|(column, bytes)| column.value(bytes))
+            .collect::<Option<_>>()?;
+        (values.len() == self.key.len()).then_some(values)
+    }
+}
+
+/// Whether any row has a value in one of these columns: 1 or 0.
+pub fn any_value(name: &TableName, columns: &[String]) -> String {
+    let some: Vec<String> =
+        columns.iter().map(|column| format!("{} IS NOT NULL", identifier(column))).collect();
+    format!("SELECT EXISTS (SELECT 1 FROM {} WHERE {})", table(name), some.join(" OR "))
+}
+
+/// About how many rows a table has.
+pub fn estimate(name: &TableName) -> String {
+    format!(
+        "SELECT COALESCE(TABLE_ROWS, 0) FROM information_schema.TABLES \
+         WHERE TABLE_SCHEMA = {} AND TABLE_NAME = {}",
+        literal(&name.schema),
+        literal(&name.name)
+    )
+}
+
+/// Who reads the log: server id, host as it calls itself.
+pub fn replicas(server: &Server) -> &'static str {
+    match !server.is_mariadb() && server.version >= (8, 0, 22) {
+        true => "SHOW REPLICAS",
+        false => "SHOW SLAVE HOSTS",
+    }
+}
+
+/// What a session says of itself before it asks for the log. Heartbeats come every second: they
+/// tell that the end of the log has been reached.
+pub const HEARTBEATS: &str =
+    "@master_heartbeat_period = 1000000000, @source_heartbeat_period = 1000000000";
+
+/// To MariaDB: that we know its own events.
+pub const CAPABILITY: &str = ", @mariadb_slave_capability = 4";
+
+/// What a server replicates itself; nothing if it is no replica.
+pub fn replica_status(server: &Server) -> &'static str {
+    match (server.is_mariadb(), server.version >= (8, 0, 22)) {
+        (true, _) => "SHOW ALL SLAVES STATUS",
+        (false, true) => "SHOW REPLICA STATUS",
+        (false, false) => "SHOW SLAVE STATUS",
+    }
+}
+
+/// Whether InnoDB itself does what foreign keys say, beside the log. From MySQL 9.6 on.
+pub const NATIVE_FOREIGN_KEYS: &str = "SHOW GLOBAL VARIABLES LIKE 'innodb_native_foreign_keys'";

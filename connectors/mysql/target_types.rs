@@ -19,12 +19,15 @@
 //! In a key, texts, enums and sets become `varchar`, bytes `varbinary`, of as many characters or
 //! bytes as fit into InnoDB's keys, and timestamps `datetime`.
 //!
+//! The sign of zero is not kept.
+//!
 //! Surprise: text is compared without padding and by its bytes, so that keys which differ at the
 //! source never meet; and CHAR is never used for it, because it drops blanks.
 
 use super::charset::Charset;
+use super::quote;
 use super::target_values::{Form, push_text};
-use super::types::MysqlType;
+use super::types::{Labels, MysqlType};
 use crate::schema::{Column, ColumnType, Engine, TableSchema};
 
 const UTF8MB4: Charset = Charset::Utf8(4);
@@ -34,6 +37,8 @@ const KEY_BYTES_MAX: u32 = 3072;
 const ROW_BYTES_MAX: u32 = 56_000;
 /// Of a `text` or `blob` only a pointer counts.
 const POINTER_BYTES: u32 = 12;
+/// The longest label of an `enum`.
+const LABEL_CHARACTERS_MAX: u32 = 255;
 /// The number of bytes in which `longtext` and `longblob` write their length.
 const LONG: u8 = 4;
 
@@ -241,13 +246,25 @@ fn kept(native: &MysqlType, is_key: bool, server: Engine) -> Option<Wanted> {
         MysqlType::Binary(count) => fixed(Form::FixedBytes(u32::from(*count))),
         MysqlType::VarBinary(count) => Some(Wanted::Octets(u32::from(*count))),
         MysqlType::Blob(size) => Some(Wanted::Blob(*size)),
-        MysqlType::Enum(labels, _) => Some(match is_key || !are_certain(labels) {
-            true => Wanted::Characters(longest(labels)),
-            false => Wanted::Fixed(Form::Text(None), MysqlType::Enum(labels.clone(), UTF8MB4)),
+        MysqlType::Enum(labels, _) => Some(match certain(labels) {
+            Some(_) if !is_key => {
+                Wanted::Fixed(Form::Text(None), MysqlType::Enum(labels.clone(), UTF8MB4))
+            }
+            Some(labels) => {
+                let lengths = labels.iter().map(|label| label.chars().count() as u32);
+                Wanted::Characters(lengths.max().unwrap_or(1))
+            }
+            None => Wanted::Characters(LABEL_CHARACTERS_MAX),
         }),
-        MysqlType::Set(labels, _) => Some(match is_key || !are_certain(labels) {
-            true => Wanted::Characters(joined(labels)),
-            false => Wanted::Fixed(Form::Text(None), MysqlType::Set(labels.clone(), UTF8MB4)),
+        MysqlType::Set(labels, _) => Some(match certain(labels) {
+            Some(_) if !is_key => {
+                Wanted::Fixed(Form::Text(None), MysqlType::Set(labels.clone(), UTF8MB4))
+            }
+            Some(labels) => {
+                let lengths = labels.iter().map(|label| label.chars().count() as u32 + 1);
+                Wanted::Characters(lengths.sum())
+            }
+            None => Wanted::Text(2),
         }),
         MysqlType::Inet4 => Some(Wanted::Characters(15)),
         MysqlType::Inet6 => Some(Wanted::Characters(45)),
@@ -256,18 +273,11 @@ fn kept(native: &MysqlType, is_key: bool, server: Engine) -> Option<Wanted> {
     }
 }
 
-/// Whether the server has spelled the labels as they are: it writes `?` for what its own
-/// character set lacks. In a key, an enum is ordered by number and compared by text.
-fn are_certain(labels: &[String]) -> bool {
-    labels.iter().all(|label| !label.contains('?'))
-}
-
-fn longest(labels: &[String]) -> u32 {
-    labels.iter().map(|label| label.chars().count() as u32).max().unwrap_or(1)
-}
-
-fn joined(labels: &[String]) -> u32 {
-    labels.iter().map(|label| label.chars().count() as u32 + 1).sum()
+/// The labels, if the server has spelled them as they are: it writes `?` for what its own
+/// character set lacks. In a key they would not do: there an enum is ordered by number and
+/// compared by text.
+fn certain(labels: &Labels) -> Option<Vec<&str>> {
+    (0..labels.count() as u64).map(|index| labels.get(index).ok()).collect()
 }
 
 /// `numeric(p,s)` of PostgreSQL, if a decimal can hold it.
@@ -396,12 +406,6 @@ impl StoredColumn {
             (physical, found) => physical == found,
         }
     }
-
-    /// Whether two keys can be equal for the server although their texts differ, as 0 and -0 are.
-    #[must_use]
-    pub fn is_loose(&self) -> bool {
-        matches!(self.form, Form::Single | Form::Double)
-    }
 }
 
 /// The collation of texts: by code points, trailing blanks count.
@@ -413,13 +417,151 @@ pub fn collation(server: Engine) -> &'static str {
     }
 }
 
-fn quoted(labels: &[String]) -> String {
-    labels.iter().map(|label| label_literal(label)).collect::<Vec<_>>().join(",")
+/// A list of labels. DDL takes no literal that names its character set; bare hexadecimal digits
+/// are in that of the column.
+fn quoted(labels: &Labels) -> String {
+    let literal = |label: &str| match label.contains(['\\', '\0', '\u{1a}']) {
+        true => quote::bytes(label.as_bytes()),
+        false => {
+            let mut literal = String::new();
+            push_text(&mut literal, label);
+            literal
+        }
+    };
+    let labels = certain(labels).unwrap_or_default();
+    labels.into_iter().map(literal).collect::<Vec<_>>().join(",")
 }
 
-/// A label as a plain string where it can be one: in DDL not every server takes another.
-fn label_literal(label: &str) -> String {
-    let mut literal = String::new();
-    push_text(&mut literal, label);
-    literal
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::TableName;
+
+    fn table(engine: Engine, columns: &[(ColumnType, &str)], key: &[usize]) -> TableSchema {
+        let column = |(column_type, native): &(ColumnType, &str)| Column {
+            name: "c".into(),
+            column_type: *column_type,
+            native: Some((*native).into()),
+            id: 1,
+        };
+        TableSchema {
+            name: TableName::new("s", "t"),
+            id: 1,
+            engine,
+            columns: columns.iter().map(column).collect(),
+            key: key.to_vec(),
+        }
+    }
+
+    /// Types beside a key, in MariaDB, without what is said of characters.
+    fn check(engine: Engine, column_type: ColumnType, native: &str, expected: &str) {
+        let key = (ColumnType::Int64, "bigint");
+        let table = table(engine, &[key, (column_type, native)], &[0]);
+        let columns = stored_columns(&table, Engine::Mariadb);
+        let declared = columns[1].declaration(Engine::Mariadb);
+        assert_eq!(declared.split(" CHARACTER SET").next(), Some(expected), "{native}");
+    }
+
+    /// The key's types.
+    fn check_key(engine: Engine, columns: &[(ColumnType, &str)], expected: &[&str]) {
+        let key: Vec<usize> = (0..columns.len()).collect();
+        let columns = stored_columns(&table(engine, columns, &key), Engine::Mysql);
+        let declared: Vec<String> = columns.iter().map(|c| c.declaration(Engine::Mysql)).collect();
+        let types: Vec<_> =
+            declared.iter().map(|text| text.split(" CHARACTER").next().unwrap()).collect();
+        assert_eq!(types, expected);
+    }
+
+    #[test]
+    fn types_of_postgresql_are_mapped() {
+        use ColumnType::*;
+        for (column_type, native, expected) in [
+            (Bool, "boolean", "tinyint(1)"),
+            (Float32, "real", "float"),
+            (Numeric, "numeric(10,2)", "decimal(10,2)"),
+            (Numeric, "numeric(66,2)", "longtext"),
+            (Numeric, "numeric(40,31)", "longtext"),
+            (Numeric, "numeric(2,3)", "longtext"),
+            (Numeric, "numeric", "longtext"),
+            (Other, "numeric(10,2)[]", "longtext"),
+            (Text, "character(5)", "longtext"),
+            (Bytes, "bytea", "longblob"),
+            (TimestampTz, "timestamp with time zone", "datetime(6)"),
+            (Uuid, "uuid", "char(36)"),
+            (Json, "jsonb", "longtext"),
+        ] {
+            check(Engine::Postgres, column_type, native, expected);
+        }
+    }
+
+    #[test]
+    fn types_of_mysql_are_kept_where_every_server_has_them() {
+        use ColumnType::*;
+        for (column_type, native, expected) in [
+            (Int64, "int(10) unsigned", "int unsigned"),
+            (Numeric, "bigint(20) unsigned zerofill", "bigint unsigned"),
+            (Numeric, "decimal(65,38)", "decimal(65,38)"),
+            (Float32, "float(7,2)", "float"),
+            (Text, "char(5) character set latin1", "varchar(5)"),
+            (Text, "text character set latin1", "mediumtext"),
+            (Text, "text character set utf8mb4", "text"),
+            (Text, "enum('a','it''s') character set latin1", "enum('a','it''s')"),
+            (Text, "enum('a\\\\b') character set latin1", "enum(X'615C62')"),
+            (Text, "enum('a?') character set latin1", "varchar(255)"),
+            (Text, "set('a','b') character set latin1", "set('a','b')"),
+            (Bytes, "binary(16)", "binary(16)"),
+            (Bytes, "point", "longblob"),
+            (TimestampTz, "timestamp(3)", "timestamp(3)"),
+            (Json, "json", "longtext"),
+            (Json, "longtext character set utf8mb4", "longtext"),
+            (Uuid, "uuid", "char(36)"),
+            (Other, "bit(8)", "bit(8)"),
+            (Other, "inet4", "varchar(15)"),
+            (Text, "varchar(5), x int", "longtext"),
+        ] {
+            check(Engine::Mariadb, column_type, native, expected);
+        }
+    }
+
+    #[test]
+    fn the_columns_of_a_key_share_its_bytes() {
+        use ColumnType::*;
+        check_key(Engine::Postgres, &[(Text, "text")], &["varchar(768)"]);
+        check_key(
+            Engine::Postgres,
+            &[(Text, "text"), (Int64, "bigint"), (Bytes, "bytea")],
+            &["varchar(383)", "bigint", "varbinary(1532)"],
+        );
+        check_key(
+            Engine::Mysql,
+            &[
+                (Text, "varchar(10) character set latin1"),
+                (Text, "enum('a','bcd') character set latin1"),
+                (Text, "varchar(3000) character set latin1"),
+                (TimestampTz, "timestamp"),
+            ],
+            &["varchar(10)", "varchar(3)", "varchar(753)", "datetime(0)"],
+        );
+    }
+
+    #[test]
+    fn a_wider_column_fits_and_a_narrower_one_does_not() {
+        let check = |expected: &str, found: &str, is_key, fits| {
+            let native = |text: &str| format!("{text} character set utf8mb4");
+            let columns = [(ColumnType::Text, &*native(expected))];
+            let column = &stored_columns(&table(Engine::Mysql, &columns, &[]), Engine::Mysql)[0];
+            let found = MysqlType::parse(&native(found)).unwrap();
+            assert_eq!(column.fits(&found, is_key), fits, "{expected} in {found:?}");
+        };
+        check("varchar(10)", "varchar(10)", true, true);
+        check("varchar(10)", "varchar(11)", true, true);
+        check("varchar(10)", "varchar(9)", false, false);
+        check("varchar(10)", "text", false, true);
+        check("varchar(10)", "text", true, false);
+        check("varchar(9999)", "tinytext", false, false);
+        check("text", "mediumtext", false, true);
+        check("text", "tinytext", false, false);
+        let latin = MysqlType::parse("varchar(10) character set latin1").unwrap();
+        assert!(!varchar(10).fits(&latin, false));
+    }
 }

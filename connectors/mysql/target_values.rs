@@ -140,8 +140,25 @@ fn push_float(form: Form, text: &str, out: &mut String) -> Result<(), &'static s
     if !value.is_finite() {
         return Err(WRONG);
     }
-    let _ = write!(out, "{value:e}");
+    let _ = write!(out, "{:e}", unsigned_zero(value));
     Ok(())
+}
+
+fn single_text(value: f64) -> Vec<u8> {
+    let mut text = Vec::new();
+    float::push_single(unsigned_zero(value) as f32, &mut text);
+    text
+}
+
+fn double_text(value: f64) -> Vec<u8> {
+    let mut text = Vec::new();
+    float::push_double(unsigned_zero(value), &mut text);
+    text
+}
+
+/// MariaDB does not keep the sign of zero, so nobody's is kept.
+fn unsigned_zero(value: f64) -> f64 {
+    if value == 0.0 { 0.0 } else { value }
 }
 
 /// A number with exactly so many digits after the point; `None` if it has more, or too many
@@ -238,12 +255,8 @@ pub fn decode(form: Form, value: &[u8]) -> Vec<u8> {
         Form::Year => text()
             .and_then(|text| text.parse::<u16>().ok())
             .map(|year| year.to_string().into_bytes()),
-        Form::Single => text()
-            .and_then(|text| text.parse::<f64>().ok())
-            .map(|value| float::single_text(value as f32).into_bytes()),
-        Form::Double => text()
-            .and_then(|text| text.parse().ok())
-            .map(|value| float::double_text(value).into_bytes()),
+        Form::Single => text().and_then(|text| text.parse().ok()).map(single_text),
+        Form::Double => text().and_then(|text| text.parse().ok()).map(double_text),
         Form::Bits(count) => bits(value, count).map(String::into_bytes),
         Form::Bytes(_) | Form::FixedBytes(_) => Some(hex(value)),
         Form::Time(_) | Form::DateTime(_) => text().map(|text| trimmed(text).into_bytes()),
@@ -258,23 +271,26 @@ pub fn stored(form: Form, value: &[u8]) -> Cow<'_, [u8]> {
     let Ok(text) = std::str::from_utf8(value) else {
         return Cow::Borrowed(value);
     };
-    let normal = match form {
+    let normal: Option<Vec<u8>> = match form {
         Form::Bool | Form::Integer | Form::Year | Form::Bits(_) | Form::Text(_) | Form::Date => {
             return Cow::Borrowed(value);
         }
-        Form::Single => text.parse().map(float::single_text).ok(),
-        Form::Double => text.parse().map(float::double_text).ok(),
-        Form::Decimal { precision, scale } => decimal(text, precision, scale),
-        Form::Bytes(_) | Form::FixedBytes(_) => Some(text.to_ascii_lowercase()),
+        // Rounded once, to the single.
+        Form::Single => text.parse::<f32>().ok().map(|value| single_text(f64::from(value))),
+        Form::Double => text.parse().ok().map(double_text),
+        Form::Decimal { precision, scale } => {
+            decimal(text, precision, scale).map(String::into_bytes)
+        }
+        Form::Bytes(_) | Form::FixedBytes(_) => Some(value.to_ascii_lowercase()),
         Form::Time(_) => Some(match trimmed(text) {
-            zero if zero == "-00:00:00" => "00:00:00".into(),
-            time => time,
+            zero if zero == "-00:00:00" => b"00:00:00".to_vec(),
+            time => time.into_bytes(),
         }),
-        Form::DateTime(_) => Some(trimmed(text)),
-        Form::Instant(_) => text.strip_suffix("+00").map(|utc| trimmed(utc) + "+00"),
+        Form::DateTime(_) => Some(trimmed(text).into_bytes()),
+        Form::Instant(_) => text.strip_suffix("+00").map(|utc| (trimmed(utc) + "+00").into_bytes()),
     };
     match normal {
-        Some(normal) if normal != text => Cow::Owned(normal.into_bytes()),
+        Some(normal) if normal != value => Cow::Owned(normal),
         // What is refused is not stored.
         _ => Cow::Borrowed(value),
     }
@@ -305,4 +321,85 @@ fn hex(bytes: &[u8]) -> Vec<u8> {
         text.push(DIGITS[usize::from(byte & 15)]);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_literal(form: Form, value: &str, expected: &str) {
+        let mut literal = String::new();
+        assert_eq!(encode(form, value.as_bytes(), &mut literal), Ok(()), "{value}");
+        assert_eq!(literal, expected);
+    }
+
+    fn check_stored(form: Form, value: &str, expected: &str) {
+        assert_eq!(stored(form, value.as_bytes()), expected.as_bytes(), "{value}");
+    }
+
+    #[test]
+    fn no_literal_depends_on_the_sql_mode() {
+        check_literal(Form::Text(None), "it's", "'it''s'");
+        check_literal(Form::Text(None), "'", "''''");
+        check_literal(Form::Text(None), "", "''");
+        check_literal(Form::Text(None), "a\\'b", "_utf8mb4 X'615C2762'");
+        check_literal(Form::Text(None), "\0", "_utf8mb4 X'00'");
+        check_literal(Form::Bytes(None), "\\x5c27", "X'5c27'");
+        check_literal(Form::Bits(3), "101", "5");
+        check_literal(Form::Single, "0.1", "1.0000000149011612e-1");
+        check_literal(Form::Double, "-0", "0e0");
+        check_literal(Form::Decimal { precision: 5, scale: 2 }, "-007.5", "-7.50");
+        check_literal(Form::Decimal { precision: 5, scale: 0 }, "-0.0", "0");
+        check_literal(Form::Instant(6), "2026-01-31 13:59:59.5+00", "'2026-01-31 13:59:59.5'");
+        check_literal(Form::Time(0), "-838:59:59", "'-838:59:59'");
+    }
+
+    #[test]
+    fn what_is_not_canonical_is_refused_without_naming_the_value() {
+        let wrong: [(Form, &[u8]); 14] = [
+            (Form::Text(None), b"secret\xff"),
+            (Form::Text(Some(5)), b"secret"),
+            (Form::Bool, b"true"),
+            (Form::Integer, b"1; DROP TABLE t"),
+            (Form::Integer, b""),
+            (Form::Year, b"70"),
+            (Form::Double, b"NaN"),
+            (Form::Single, b"1e39"),
+            (Form::Decimal { precision: 5, scale: 2 }, b"1.234"),
+            (Form::Decimal { precision: 5, scale: 2 }, b"1e2"),
+            (Form::Bytes(None), b"\\xabc"),
+            (Form::Date, b"'; DROP T"),
+            (Form::DateTime(6), b"0000-01-01 00:00:00"),
+            (Form::Instant(6), b"2026-01-01 00:00:00+01"),
+        ];
+        for (form, value) in wrong {
+            let reason = encode(form, value, &mut String::new()).unwrap_err();
+            assert!(!reason.contains("secret"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn values_come_back_as_the_server_lays_them_out() {
+        check_stored(Form::Double, "100000000000000000000", "1e+20");
+        check_stored(Form::Double, "-0", "0");
+        check_stored(Form::Single, "0.10000000149011612", "0.1");
+        check_stored(Form::Decimal { precision: 6, scale: 3 }, "1.5", "1.500");
+        check_stored(Form::Decimal { precision: 6, scale: 3 }, "-0.000", "0.000");
+        check_stored(Form::Bytes(None), "\\xDEad", "\\xdead");
+        check_stored(Form::Time(6), "-00:00:00.000", "00:00:00");
+        check_stored(Form::Instant(6), "2026-01-01 00:00:00.500+00", "2026-01-01 00:00:00.5+00");
+        check_stored(Form::Text(None), "1.0 ", "1.0 ");
+        // What is refused is not stored.
+        check_stored(Form::Decimal { precision: 6, scale: 3 }, "NaN", "NaN");
+    }
+
+    #[test]
+    fn a_value_that_somebody_else_wrote_equals_none_of_the_source() {
+        assert_eq!(decode(Form::Bool, b"2"), b"\x002");
+        assert_eq!(decode(Form::Bool, b"1"), b"t");
+        assert_eq!(decode(Form::Year, b"0000"), b"0");
+        assert_eq!(decode(Form::Bits(9), &[1, 1]), b"100000001");
+        let instant = decode(Form::Instant(6), b"2026-01-01 00:00:00.500000");
+        assert_eq!(instant, b"2026-01-01 00:00:00.5+00");
+    }
 }

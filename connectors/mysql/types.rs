@@ -6,6 +6,7 @@
 
 use super::bytes::{Decoded, Malformed};
 use super::charset::Charset;
+use super::table_map::Wire;
 use crate::schema::ColumnType;
 
 /// A type of either server.
@@ -54,9 +55,9 @@ pub enum MysqlType {
     /// TINYBLOB to LONGBLOB: how many bytes its length has.
     Blob(u8),
     /// ENUM.
-    Enum(Vec<String>, Charset),
+    Enum(Labels, Charset),
     /// SET.
-    Set(Vec<String>, Charset),
+    Set(Labels, Charset),
     /// JSON of MySQL. That of MariaDB is a LONGTEXT.
     Json,
     /// GEOMETRY, POINT and their like.
@@ -69,6 +70,53 @@ pub enum MysqlType {
     Inet4,
     /// INET6 of MariaDB.
     Inet6,
+}
+
+/// The labels of an ENUM or SET.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels {
+    labels: Vec<String>,
+    /// Whether they come from the table map, where nothing has been replaced.
+    exact: bool,
+}
+
+impl Labels {
+    /// As `COLUMN_TYPE` spells them.
+    #[must_use]
+    pub fn spelled(labels: Vec<String>) -> Labels {
+        Labels { labels, exact: false }
+    }
+
+    /// As the table map has them, in their character set.
+    ///
+    /// # Errors
+    /// If they are no text.
+    pub fn exact(labels: &[&[u8]], charset: Charset) -> Decoded<Labels> {
+        let labels = labels.iter().map(|label| charset.utf8(label)).collect::<Decoded<_>>()?;
+        Ok(Labels { labels, exact: true })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// The label of this number, from 0.
+    ///
+    /// # Errors
+    /// If there is none, or if it may be another one than it seems.
+    pub fn get(&self, index: u64) -> Decoded<&str> {
+        let label = usize::try_from(index).ok().and_then(|index| self.labels.get(index));
+        let label = label.ok_or_else(|| Malformed::new("a label is missing"))?;
+        match self.exact || !label.contains('?') {
+            true => Ok(label),
+            false => Err(Malformed::new(
+                "a label has a character that the catalog cannot spell; run \
+                 `SET GLOBAL binlog_row_metadata = FULL`",
+            )),
+        }
+    }
 }
 
 impl MysqlType {
@@ -165,6 +213,53 @@ impl MysqlType {
     }
 }
 
+impl MysqlType {
+    /// Whether values of this type are laid out like that in the log.
+    #[must_use]
+    pub fn fits(&self, wire: Wire) -> bool {
+        let characters = |length: u16, charset: &Charset| u32::from(length) * charset.char_bytes();
+        match (self, wire) {
+            (MysqlType::Integer { bytes, .. }, Wire::Integer(wire)) => *bytes == wire,
+            (MysqlType::Decimal { precision, scale }, Wire::Decimal { precision: p, scale: s }) => {
+                (*precision, *scale) == (p, s)
+            }
+            (MysqlType::Year, Wire::Year)
+            | (MysqlType::Float, Wire::Float)
+            | (MysqlType::Double, Wire::Double)
+            | (MysqlType::Date, Wire::Date)
+            | (MysqlType::Json, Wire::Json(_))
+            | (MysqlType::Geometry, Wire::Geometry(_))
+            | (MysqlType::Vector, Wire::Vector(_) | Wire::VarChar(_))
+            | (MysqlType::Uuid | MysqlType::Inet6, Wire::String(16))
+            | (MysqlType::Inet4, Wire::String(4)) => true,
+            (MysqlType::Time(digits), Wire::Time(wire))
+            | (MysqlType::DateTime(digits), Wire::DateTime(wire))
+            | (MysqlType::Timestamp(digits), Wire::Timestamp(wire)) => *digits == wire,
+            (MysqlType::Bit(bits), Wire::Bit(wire)) => u16::from(*bits) == wire,
+            (MysqlType::Char(length, charset), Wire::String(wire))
+            | (MysqlType::VarChar(length, charset), Wire::VarChar(wire)) => {
+                characters(*length, charset) == u32::from(wire)
+            }
+            (MysqlType::Binary(length), Wire::String(wire))
+            | (MysqlType::VarBinary(length), Wire::VarChar(wire)) => *length == wire,
+            (MysqlType::Text(bytes, _) | MysqlType::Blob(bytes), Wire::Blob(wire)) => {
+                *bytes == wire
+            }
+            (MysqlType::Enum(labels, _), Wire::Enum(wire)) => {
+                usize::from(wire) == if labels.count() < 256 { 1 } else { 2 }
+            }
+            (MysqlType::Set(labels, _), Wire::Set(wire)) => {
+                usize::from(wire)
+                    == match labels.count().div_ceil(8) {
+                        5..=7 => 8,
+                        bytes => bytes,
+                    }
+            }
+            _ => false,
+        }
+    }
+}
+
 /// A type's spelling, taken apart.
 struct Spelled {
     name: String,
@@ -218,10 +313,10 @@ impl Spelled {
         self.arguments.get(index).map(parse).transpose()
     }
 
-    fn labels(&self) -> Decoded<Vec<String>> {
+    fn labels(&self) -> Decoded<Labels> {
         match self.arguments.is_empty() {
             true => Err(Malformed::new("has no labels")),
-            false => Ok(self.arguments.clone()),
+            false => Ok(Labels::spelled(self.arguments.clone())),
         }
     }
 

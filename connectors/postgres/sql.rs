@@ -351,10 +351,10 @@ impl TableSql<'_> {
     fn column_type(&self, index: usize) -> String {
         let is_key = self.table.is_key(index);
         let name = types::target_type(self.table.engine, &self.table.columns[index], is_key);
-        if is_key && types::is_collatable(name) {
+        if is_key && types::is_collatable(&name) {
             return format!("{name} COLLATE \"C\"");
         }
-        name.to_owned()
+        name.into_owned()
     }
 }
 

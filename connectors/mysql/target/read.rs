@@ -76,8 +76,9 @@ impl MysqlTarget {
     }
 
     async fn prepare_only(&mut self, scan: &KeyScan<'_>, doing: &str, query: &str) -> Result<()> {
-        let prepare = format!("PREPARE _cdc_scan FROM {}", quote::literal(query));
-        let prepared = self.session.execute(doing, &prepare).await;
+        let text = format!("SET @_cdc_scan = {}", quote::literal(query));
+        self.session.execute(doing, &text).await?;
+        let prepared = self.session.execute(doing, "PREPARE _cdc_scan FROM @_cdc_scan").await;
         prepared.map_err(|error| filter_error(scan, error))?;
         self.session.execute(doing, "DEALLOCATE PREPARE _cdc_scan").await?;
         Ok(())

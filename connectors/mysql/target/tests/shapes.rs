@@ -6,7 +6,7 @@ use super::support::*;
 use crate::change::TableStatus;
 use crate::error::{Code, Kind};
 use crate::mysql::target::target;
-use crate::mysql::testing::Server;
+use crate::mysql::testing::{Database, Server, is_mysql};
 use crate::schema::{Column, ColumnType, Engine, TableName};
 use crate::{Finding, Level, Prepared, Target, TargetOptions};
 
@@ -353,4 +353,22 @@ async fn a_database_of_the_source_keeps_its_plain_names() {
     let tables = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE \
                   TABLE_SCHEMA = DATABASE() AND TABLE_NAME NOT LIKE '\\_cdc%' ORDER BY 1";
     assert_eq!(fixture.look(tables).await, ["public_u", "t"]);
+}
+
+#[tokio::test]
+async fn names_that_differ_by_case_are_one_where_the_server_folds_it() {
+    if is_mysql() {
+        // There it is decided when the data directory is made.
+        return;
+    }
+    let database = Database::alone(&["--lower-case-table-names=1"]).await;
+    let mut folding = target(&database.url(), options("p", false)).await.unwrap();
+    folding.claim(&claim_as("us")).await.unwrap();
+    let upper = table("Upper", &["k bigint", "a text"]);
+    assert_eq!(folding.prepare(&upper).await, Ok(Prepared::Created));
+    assert_eq!(folding.prepare(&upper).await, Ok(Prepared::Unchanged));
+    let lower = table("upper", &["k bigint"]);
+    check_error(folding.prepare(&lower).await, Kind::Stop, Code::NameCollision, &["public.Upper"]);
+    let findings = folding.check(&[upper, lower]).await.unwrap();
+    assert_eq!(findings.iter().filter(|finding| finding.level == Level::Failure).count(), 1);
 }
