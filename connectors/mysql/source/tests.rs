@@ -4,6 +4,7 @@
 mod catalog;
 mod chunks;
 mod gaps;
+mod log;
 mod sessions;
 
 use std::sync::Arc;

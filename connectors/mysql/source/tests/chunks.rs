@@ -1,6 +1,11 @@
 //! Chunks beside the log: whatever the order in which they arrive, the greatest version of each
 //! key is what the source has.
 
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
 use super::*;
 use crate::change::Chunk;
 use crate::{ChunkRequest, RowReader};
@@ -236,4 +241,218 @@ async fn whether_any_row_has_a_value_is_asked_of_the_source() {
     assert!(reader.any_value(&table, &columns).await.unwrap());
     assert!(!reader.any_value(&table, &columns[..1]).await.unwrap());
     assert_eq!(fixture.source.estimate_rows(&table).await.unwrap(), 1);
+}
+
+/// What a target would hold: per key the greatest version, and the row or its absence.
+#[derive(Default)]
+struct Replica {
+    rows: HashMap<Key, (Version, Option<Row>)>,
+    truncated: Option<Version>,
+}
+
+impl Replica {
+    fn put(&mut self, key: Key, version: Version, row: Option<Row>) {
+        if self.truncated.is_some_and(|truncated| version < truncated) {
+            return;
+        }
+        match self.rows.get_mut(&key) {
+            Some(held) if held.0 > version => {}
+            Some(held) => *held = (version, row),
+            None => drop(self.rows.insert(key, (version, row))),
+        }
+    }
+
+    fn apply(&mut self, transaction: Transaction) {
+        for (version, change) in transaction.versioned() {
+            match change {
+                Change::Upsert { table, row } => {
+                    self.put(Key::of(&table, &row).unwrap(), version, Some(row));
+                }
+                Change::Delete { key, .. } => self.put(key, version, None),
+                Change::Truncate { .. } => {
+                    self.truncated = Some(version);
+                    self.rows.retain(|_, (held, _)| *held > version);
+                }
+                Change::Halt { message, .. } => panic!("{message}"),
+            }
+        }
+    }
+
+    fn put_chunk(&mut self, chunk: Chunk) {
+        for (key, row) in chunk.rows {
+            self.put(key, chunk.version, Some(row));
+        }
+    }
+
+    fn rows(&self) -> BTreeMap<String, String> {
+        let alive = self.rows.iter().filter_map(|(key, (_, row))| Some((key, row.as_ref()?)));
+        alive.map(|(key, row)| (key_words(key), row_words(row))).collect()
+    }
+}
+
+/// Writes without a pause until told to stop.
+async fn write(mut client: Conn, seed: u64, mut stop: oneshot::Receiver<()>) {
+    let mut state = seed;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % below
+    };
+    if !testing::is_mysql() {
+        client.query_drop(format!("SET SESSION gtid_domain_id = {seed}")).await.unwrap();
+    }
+    while stop.try_recv().is_err() {
+        let (k, other) = (random(40), random(40));
+        let statements = match random(60) {
+            0 => vec!["TRUNCATE t".to_owned()],
+            1 => vec!["FLUSH BINARY LOGS".to_owned()],
+            2..=3 => vec![
+                format!("XA START 'x{seed}'"),
+                format!("REPLACE INTO t VALUES ({k}, {other})"),
+                format!("XA END 'x{seed}'"),
+                format!("XA PREPARE 'x{seed}'"),
+                format!("XA {} 'x{seed}'", if other > 20 { "COMMIT" } else { "ROLLBACK" }),
+            ],
+            4..=12 => vec![format!("DELETE FROM t WHERE k = {k}")],
+            13..=20 => vec![
+                "BEGIN".to_owned(),
+                format!("DELETE FROM t WHERE k = {other}"),
+                format!("UPDATE t SET k = {other} WHERE k = {k}"),
+                "COMMIT".to_owned(),
+            ],
+            _ => vec![format!(
+                "INSERT INTO t VALUES ({k}, {other}) ON DUPLICATE KEY UPDATE v = t.v + 1"
+            )],
+        };
+        for statement in statements {
+            // Writers may be in each other's way.
+            if client.query_drop(&statement).await.is_err() {
+                for end in [format!("XA END 'x{seed}'"), format!("XA ROLLBACK 'x{seed}'")] {
+                    let _ = client.query_drop(end).await;
+                }
+                let _ = client.query_drop("ROLLBACK").await;
+                break;
+            }
+        }
+    }
+}
+
+async fn check_under_writes(database: Database) {
+    let fixture = Fixture::on(database, "CREATE TABLE t (k int PRIMARY KEY, v int)").await;
+    let values: Vec<String> = (0..40).map(|k| format!("({k}, 0)")).collect();
+    fixture.run(&format!("INSERT INTO t VALUES {}", values.join(", "))).await;
+    let table = fixture.tables().await.remove(0);
+    let (_, mut stream) = fixture.start().await;
+    let mut writers = Vec::new();
+    for seed in 1..4 {
+        let (stop, stopped) = oneshot::channel();
+        let client = fixture.database.client().await;
+        writers.push((stop, tokio::spawn(write(client, seed, stopped))));
+    }
+    let mut reader = fixture.source.reader().await.unwrap();
+    let mut replica = Replica::default();
+    let mut chunks = Vec::new();
+    for round in 0..40 {
+        // The log moves on between the chunks and while they are read.
+        let reading = read_table(&mut reader, &table, 7);
+        tokio::pin!(reading);
+        let read = loop {
+            tokio::select! {
+                read = &mut reading => break read,
+                transaction = stream.next() => replica.apply(transaction.unwrap()),
+            }
+        };
+        // Some arrive at once, others long after, out of order.
+        match round % 3 {
+            0 => chunks.extend(read),
+            _ => read.into_iter().rev().for_each(|chunk| replica.put_chunk(chunk)),
+        }
+    }
+    for (stop, writer) in writers {
+        stop.send(()).unwrap();
+        writer.await.unwrap();
+    }
+    fixture.read_all(&mut stream).await.into_iter().for_each(|t| replica.apply(t));
+    chunks.into_iter().for_each(|chunk| replica.put_chunk(chunk));
+    let rows: Vec<(String, String)> = fixture
+        .client
+        .lock()
+        .await
+        .query("SELECT CAST(k AS CHAR), CONCAT(k, '|', v) FROM t")
+        .await
+        .unwrap();
+    assert_eq!(replica.rows(), rows.into_iter().collect());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s51_chunks_under_writes_end_as_the_source() {
+    check_under_writes(Database::create().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s51_chunks_under_writes_end_as_the_source_without_gtids() {
+    if testing::is_mysql() {
+        let settings = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"];
+        check_under_writes(Database::alone(&settings).await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s52_a_commit_that_is_logged_but_not_visible_is_not_claimed() {
+    if testing::is_mysql() {
+        // Debian's tree has no plug-in that could make it wait.
+        return;
+    }
+    let create = "CREATE TABLE t (k int PRIMARY KEY, v text);\nINSERT INTO t VALUES (1, 'old')";
+    let fixture = Fixture::on(Database::alone(&[]).await, create).await;
+    let table = fixture.tables().await.remove(0);
+    let (_, mut stream) = fixture.start().await;
+    // A replica that does not exist is waited for, after the log was written.
+    fixture.run("SET GLOBAL rpl_semi_sync_master_timeout = 100000").await;
+    fixture.run("SET GLOBAL rpl_semi_sync_master_wait_point = AFTER_SYNC").await;
+    fixture.run("SET GLOBAL rpl_semi_sync_master_enabled = ON").await;
+    let mut writer = fixture.database.client().await;
+    let stalled = tokio::spawn(async move {
+        writer.query_drop("UPDATE t SET v = 'new' WHERE k = 1").await.unwrap();
+    });
+    let (update, commit) = loop {
+        let transaction = stream.next().await.unwrap();
+        if let Some(change) = transaction.changes.first() {
+            break (words(change), transaction.version);
+        }
+    };
+    assert!(update.ends_with("t + 1|new"), "{update}");
+    let mut reader = fixture.source.reader().await.unwrap();
+    let chunk = read_table(&mut reader, &table, 10).await.remove(0);
+    assert_eq!(row_words(&chunk.rows[0].1), "1|old", "the stall does not work");
+    assert!(chunk.version < commit, "{} claims {commit}", chunk.version);
+    let keys = [chunk.rows[0].0.clone()];
+    // What asks for that commit waits until it is visible.
+    let reread = reader.reread(&table, &keys, commit.with_ordinal(1));
+    assert!(tokio::time::timeout(Duration::from_millis(300), reread).await.is_err());
+    fixture.run("SET GLOBAL rpl_semi_sync_master_enabled = OFF").await;
+    let rows = reader.reread(&table, &keys, commit.with_ordinal(1)).await.unwrap();
+    assert_eq!(row_words(&rows[0].1), "1|new");
+    let chunk = reader.read_keys(&table, &keys, commit).await.unwrap();
+    assert!(chunk.version >= commit);
+    stalled.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_xa_transaction_that_ends_after_a_chunk_is_not_lost() {
+    let fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY, v int)").await;
+    let table = fixture.tables().await.remove(0);
+    let (_, mut stream) = fixture.start().await;
+    let mut other = fixture.database.client().await;
+    let prepare = "XA START 'a';\nINSERT INTO t VALUES (1, 1);\nXA END 'a';\nXA PREPARE 'a'";
+    testing::run(&mut other, prepare).await;
+    let mut reader = fixture.source.reader().await.unwrap();
+    let chunk = read_table(&mut reader, &table, 10).await.remove(0);
+    assert_eq!(chunk.rows.len(), 0);
+    assert_eq!(fixture.log(&mut stream).await, [""; 0], "prepared is not committed");
+    testing::run(&mut other, "XA COMMIT 'a'").await;
+    let transactions = fixture.read_all(&mut stream).await;
+    let commit = transactions.iter().find(|t| !t.changes.is_empty()).unwrap();
+    assert!(commit.version > chunk.version);
+    let chunk = reader.read_keys(&table, &[], commit.version).await.unwrap();
+    assert!(chunk.version >= commit.version);
 }
