@@ -160,8 +160,12 @@ impl Reader {
         if before.has_xa() && prepared.is_empty() {
             self.progress.forget_xa(before);
         }
-        let opened = self.begin(session, table, sql::BEGIN_SNAPSHOT).await?;
-        Ok(Some(Opened { prepared, ..opened }))
+        match self.begin(session, table, sql::BEGIN_SNAPSHOT).await {
+            Ok(opened) => Ok(Some(Opened { prepared, ..opened })),
+            // It was altered or truncated between the snapshot and the first look at it.
+            Err(error) if error.is_transient() && error.code == Code::SchemaChange => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn session(&mut self) -> Result<Session> {

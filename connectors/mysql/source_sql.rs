@@ -146,9 +146,10 @@ pub const BARRIER: &str = "FLUSH STATUS";
 /// The server's time in microseconds.
 pub const NOW_MICROS: &str = "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED)";
 
-/// Keeps a table from being altered until the transaction ends.
+/// Keeps a table from being altered until the transaction ends, and looks whether its snapshot
+/// can show it: a row has to be read for that.
 pub fn lock(name: &TableName) -> String {
-    format!("SELECT 1 FROM {} LIMIT 0", table(name))
+    format!("SELECT 1 FROM {} LIMIT 1", table(name))
 }
 
 /// How a table is defined; in the second column.

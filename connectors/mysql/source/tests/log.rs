@@ -10,10 +10,7 @@ async fn check(create: &str, statements: &str, expected: &[&str]) {
     let fixture = Fixture::new(create).await;
     let (_, mut stream) = fixture.start().await;
     fixture.run(statements).await;
-    let database = format!("{}.", fixture.database.name);
-    let log = fixture.log(&mut stream).await;
-    let log: Vec<String> = log.iter().map(|words| words.replace(&database, "")).collect();
-    assert_eq!(log, expected, "{statements}");
+    assert_eq!(fixture.log(&mut stream).await, expected, "{statements}");
 }
 
 #[tokio::test]
@@ -89,8 +86,7 @@ async fn a_stream_goes_on_after_the_position_that_was_reached() {
         let resumed = fixture.source.subscribe(&tables, Some(Resume::at(&reached))).await.unwrap();
         assert_eq!(resumed, reached);
         stream = fixture.source.stream(&resumed, EPOCH, &tables, &[]).await.unwrap();
-        let expected = format!("{}.t + -{k}", fixture.database.name);
-        assert_eq!(fixture.log(&mut stream).await, [expected]);
+        assert_eq!(fixture.log(&mut stream).await, [format!("t + -{k}")]);
     }
 }
 
@@ -115,9 +111,8 @@ async fn next_loses_nothing_when_it_is_dropped_again_and_again() {
             break;
         }
     }
-    let table = format!("{}.t", fixture.database.name);
-    let mut expected: Vec<String> = (1..51).map(|k| format!("{table} + {k}|9000 bytes")).collect();
-    expected.push(format!("{table} + 51|a|7"));
+    let mut expected: Vec<String> = (1..51).map(|k| format!("t + {k}|9000 bytes")).collect();
+    expected.push("t + 51|a|7".into());
     assert_eq!(seen, expected);
 }
 

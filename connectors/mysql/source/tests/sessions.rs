@@ -106,11 +106,11 @@ async fn s102_a_certificate_is_verified_as_asked_and_never_less() {
 
 #[tokio::test]
 async fn s101_a_server_without_tls_is_refused() {
-    let (_server, port) = server_with_users(&["--ssl=OFF".into()], "DO 1").await;
     if testing::is_mysql() {
-        // It cannot be switched off any more.
+        // There it cannot be switched off any more.
         return;
     }
+    let (_server, port) = server_with_users(&["--ssl=OFF".into()], "DO 1").await;
     let url = format!("mysql://root:correct%20horse@localhost:{port}/mysql?sslmode=require");
     assert_eq!(connect(&url).await, Err(Code::Tls));
 }
