@@ -21,6 +21,7 @@ pub mod open;
 pub mod quote;
 mod replica;
 pub mod rows;
+mod selected;
 pub mod shapes;
 mod source;
 mod source_sql;

@@ -194,12 +194,10 @@ impl ChangeStream for Stream {
 /// Tells the readers which transaction is being read, before it is delivered.
 fn note(progress: &Progress, builder: &Builder, event: &Event<'_>) {
     let (Event::Gtid(gtid), Some(version)) = (event, builder.open_version()) else { return };
-    progress.begun(version.log, |gtids| match (gtids, gtid) {
-        (Gtids::Mysql(set), Gtid::Mysql { id: Some((uuid, number)), .. }) => {
+    progress.begun(version.log, |gtids| {
+        if let (Gtids::Mysql(set), Gtid::Mysql { id: Some((uuid, number)), .. }) = (gtids, gtid) {
             set.add(uuid, *number);
         }
-        // Others are not asked for by their GTIDs.
-        _ => {}
     });
     if let Gtid::Mariadb { kind: MariadbKind::Completed(xid), .. } = gtid {
         progress.xa_ended(version.log, xid.clone());

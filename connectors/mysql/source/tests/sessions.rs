@@ -189,3 +189,24 @@ async fn a_session_whose_statement_was_cut_off_is_not_used_again() {
     assert!(session.query("ask", "SELECT nonsense").await.is_err());
     assert_eq!(session.query("ask", "SELECT 1").await.unwrap().len(), 1, "an error is an answer");
 }
+
+#[tokio::test]
+async fn s45_a_log_that_falls_silent_is_noticed() {
+    let mut fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY)").await;
+    let swallow = Arc::new(tokio::sync::Notify::new());
+    let port = proxy(fixture.database.server.port(), Arc::clone(&swallow)).await;
+    let url = format!("mysql://root:correct%20horse@127.0.0.1:{port}/{}", fixture.database.name);
+    fixture.source = source(&url, &SourceOptions::new("x", 1 << 20)).unwrap();
+    let (_, mut stream) = fixture.start().await;
+    fixture.read_all(&mut stream).await;
+    swallow.notify_waiters();
+    let began = Instant::now();
+    let error = loop {
+        // Whoever asks may be in a hurry.
+        match tokio::time::timeout(Duration::from_millis(500), stream.next()).await {
+            Ok(Err(error)) => break error,
+            _ => assert!(began.elapsed() < Duration::from_secs(45)),
+        }
+    };
+    assert!(error.is_transient() && error.code == Code::Unreachable, "{error}");
+}
