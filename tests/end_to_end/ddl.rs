@@ -103,8 +103,6 @@ async fn s81_every_other_change_stops_its_table(pair: Pair) {
         world.until_target_says(&mut daemon, arrived, &others.to_string()).await;
         wait_until(change, async || daemon.has_said("schema-change")).await;
         assert!(daemon.has_said(&world.name("t")), "{}", daemon.stderr());
-        let before = world.ask_target("SELECT v FROM t WHERE id = 7").await;
-        assert_eq!(before.as_deref(), Some("before"), "{change}");
         daemon.terminate().await;
         let outcome = world.command(&["run", "--until-current"]).await;
         if change != "DROP TABLE t" {
