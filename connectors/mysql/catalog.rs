@@ -153,26 +153,22 @@ fn column(row: &Row) -> Result<CatalogColumn> {
 /// The primary key, or else the first unique one whose columns the log has and that are never
 /// NULL. The rows come index by index, column by column.
 fn choose_keys(rows: &[Row], tables: &mut BTreeMap<TableName, CatalogTable>) -> Result<()> {
-    let mut indexes: BTreeMap<(TableName, bool, String), Vec<(Option<String>, bool)>> =
-        BTreeMap::new();
+    // By table, the primary key before the others, then by name.
+    let mut indexes: BTreeMap<(TableName, bool, String), Vec<Option<String>>> = BTreeMap::new();
     for row in rows {
-        let index = text(row, 2)?;
-        let usable = optional(row, 4)?.is_none_or(|nullable| nullable != "YES");
-        // The primary key sorts before the others.
-        let place = (name(row, 0)?, index != "PRIMARY", index);
-        indexes.entry(place).or_default().push((optional(row, 3)?, usable));
+        let (name, index) = (name(row, 0)?, text(row, 2)?);
+        let never_null = optional(row, 4)?.is_none_or(|nullable| nullable != "YES");
+        let column = optional(row, 3)?.filter(|column| {
+            let is = |known: &CatalogColumn| known.name == *column && !known.generated;
+            never_null && tables.get(&name).is_some_and(|table| table.columns.iter().any(is))
+        });
+        indexes.entry((name, index != "PRIMARY", index)).or_default().push(column);
     }
     for ((name, _, _), columns) in indexes {
-        let Some(table) = tables.get_mut(&name).filter(|table| table.key.is_empty()) else {
-            continue;
-        };
-        let replicated = |name: &str| {
-            table.columns.iter().any(|column| column.name == name && !column.generated)
-        };
-        let usable = |(column, usable): &(Option<String>, bool)| {
-            column.clone().filter(|column| *usable && replicated(column))
-        };
-        table.key = columns.iter().map(usable).collect::<Option<_>>().unwrap_or_default();
+        let key: Option<Vec<String>> = columns.into_iter().collect();
+        if let Some(table) = tables.get_mut(&name).filter(|table| table.key.is_empty()) {
+            table.key = key.unwrap_or_default();
+        }
     }
     Ok(())
 }

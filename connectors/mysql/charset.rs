@@ -372,3 +372,106 @@ fn private_use_of_eucjp(code: u32) -> Option<char> {
     };
     char::from_u32(first + (row - 0xf5) * 94 + (cell - 0xa1))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NAMES: [&str; 40] = [
+        "armscii8", "ascii", "big5", "cp1250", "cp1251", "cp1256", "cp1257", "cp850", "cp852",
+        "cp866", "cp932", "dec8", "eucjpms", "euckr", "gb18030", "gb2312", "gbk", "geostd8",
+        "greek", "hebrew", "hp8", "keybcs2", "koi8r", "koi8u", "latin1", "latin2", "latin5",
+        "latin7", "macce", "macroman", "sjis", "swe7", "tis620", "ucs2", "ujis", "utf16",
+        "utf16le", "utf32", "utf8mb3", "utf8mb4",
+    ];
+
+    fn check(name: &str, bytes: &[u8], expected: &str) {
+        assert_eq!(Charset::named(name).unwrap().utf8(bytes).unwrap(), expected, "{name}");
+    }
+
+    #[test]
+    fn texts_of_every_kind_are_read() {
+        check("latin1", &[0x80, 0x81, 0xe9], "€\u{81}é");
+        check("swe7", b"[a", "Äa");
+        check("ucs2", &[0x65, 0xe5], "日");
+        check("utf16", &[0xd8, 0x3d, 0xde, 0x00], "😀");
+        check("utf16le", &[0x3d, 0xd8, 0x00, 0xde], "😀");
+        check("utf32", &[0, 1, 0xf6, 0], "😀");
+        check("gbk", &[0xd6, 0xd0, b'a'], "中a");
+        check("koi8r", &[0xf0], "П");
+    }
+
+    #[test]
+    fn east_asian_sets_are_read_as_the_servers_do() {
+        // The same bytes mean other characters in the sets of Windows.
+        check("sjis", &[0x81, 0x60, 0x5c], "〜\\");
+        check("cp932", &[0x81, 0x60, 0x5c], "～\\");
+        check("ujis", &[0xa1, 0xc1, 0x8f, 0xa2, 0xb7], "〜~");
+        check("eucjpms", &[0xa1, 0xc1, 0x8f, 0xf3, 0xf3], "～ⅰ");
+        check("ujis", &[0xf5, 0xa1, 0x8f, 0xfe, 0xfe], "\u{e000}\u{e757}");
+        check("gb2312", &[0xa1, 0xa4], "・");
+        check("gb18030", &[0xa3, 0xa0, 0x81, 0x30, 0x81, 0x30], "\u{e5e5}\u{80}");
+        check("big5", &[0xa1, 0x45], "•");
+        check("euckr", &[0xc7, 0xd1], "한");
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused() {
+        for (name, bytes) in [
+            ("utf8mb4", &[0xff][..]),
+            ("ascii", &[0x80]),
+            ("ucs2", &[1]),
+            ("ucs2", &[0xd8, 0]),
+            ("utf16", &[0xd8, 0]),
+            ("utf32", &[0, 0, 1]),
+            ("gbk", &[0xd6]),
+            ("hebrew", &[0xff]),
+            ("swe7", &[0x80]),
+            ("sjis", &[0x81, 0x20]),
+        ] {
+            assert!(Charset::named(name).unwrap().utf8(bytes).is_err(), "{name}");
+        }
+        assert_eq!(Charset::named("klingon"), None);
+    }
+
+    /// For each set a checksum of what both servers make of each byte, and of each pair of bytes
+    /// of which the first is not ASCII; what they do not understand counts as nothing.
+    #[test]
+    fn all_characters_are_those_of_the_servers() {
+        for line in include_str!("testdata/charsets.txt").lines() {
+            let (name, expected) = line.split_once(' ').unwrap();
+            let charset = Charset::named(name).unwrap();
+            let mut all = Vec::new();
+            let singles = (0..=255u8).map(|byte| vec![byte]);
+            let pairs = (0x80..=255u8).flat_map(|a| (0x30..=255u8).map(move |b| vec![a, b]));
+            let pairs = pairs.filter(|_| charset.char_bytes() > 1);
+            for bytes in singles.chain(pairs) {
+                let text = charset.utf8(&bytes).unwrap_or_default();
+                if text.chars().count() == 1 {
+                    all.extend_from_slice(&bytes);
+                    all.extend_from_slice(text.as_bytes());
+                }
+            }
+            assert_eq!(format!("{:08x}", crc32fast::hash(&all)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn collations_have_the_character_sets_that_are_known() {
+        let known: Vec<Charset> = (0..1024).filter_map(Charset::of_collation).collect();
+        for name in NAMES {
+            assert!(known.contains(&Charset::named(name).unwrap()), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_text_or_an_error(
+            which in 0..NAMES.len(), bytes in proptest::collection::vec(any::<u8>(), 0..40)
+        ) {
+            let _ = Charset::named(NAMES[which]).unwrap().utf8(&bytes);
+        }
+    }
+}

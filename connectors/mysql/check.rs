@@ -55,6 +55,7 @@ pub async fn check(
     findings.extend(privileges(session, &facts));
     findings.push(server_id(session, wanted.replica, &facts).await?);
     findings.extend(replication(session, &facts).await?);
+    findings.push(prepared_xa(session).await?);
     match catalog::matching(session, patterns).await {
         Err(error) if error.is_transient() => return Err(error),
         Err(error) => findings.push(coded(error.code, failure("tables", &error.message, ""))),
@@ -333,6 +334,19 @@ async fn replication(session: &mut Session, facts: &Facts) -> Result<Option<Find
     Ok((is_replica && !logs).then(|| {
         failure("log_slave_updates", "the server does not log what it replicates itself", remedy)
     }))
+}
+
+async fn prepared_xa(session: &mut Session) -> Result<Finding> {
+    let subject = "prepared XA transactions";
+    let prepared = subscribe::prepared_xa(session).await?.unwrap_or_default();
+    Ok(match prepared.len() {
+        0 => ok(subject, "none"),
+        count => warning(
+            subject,
+            &format!("the first copy waits until {count} of them have ended"),
+            "XA RECOVER; -- then XA COMMIT or XA ROLLBACK",
+        ),
+    })
 }
 
 async fn table_ready(

@@ -37,7 +37,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use mysql_async::Row as ServerRow;
 use tokio::time::Instant;
 
 use super::binlog::Xid;
@@ -45,12 +44,12 @@ use super::bookmark::log;
 use super::catalog::{self, CatalogTable, number, text};
 use super::config::Config;
 use super::connect::{self, Role, Session};
+use super::selected::Turner;
 use super::source_sql::{self as sql, KeyColumn, Rows};
-use super::text::{Pushed, Refusal};
 use super::types::MysqlType;
 use super::visibility::{Before, Progress};
 use super::{quote, subscribe, values};
-use crate::change::{Cell, Chunk, Key, Row, Timestamp};
+use crate::change::{Chunk, Key, Row, Timestamp};
 use crate::error::{Code, Error, Kind, Result};
 use crate::schema::{Column, TableName, TableSchema};
 use crate::version::Version;
@@ -160,8 +159,12 @@ impl Reader {
         if before.has_xa() && prepared.is_empty() {
             self.progress.forget_xa(before);
         }
-        let opened = self.begin(session, table, sql::BEGIN_SNAPSHOT).await?;
-        Ok(Some(Opened { prepared, ..opened }))
+        match self.begin(session, table, sql::BEGIN_SNAPSHOT).await {
+            Ok(opened) => Ok(Some(Opened { prepared, ..opened })),
+            // It was altered or truncated between the snapshot and the first look at it.
+            Err(error) if error.is_transient() && error.code == Code::SchemaChange => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn session(&mut self) -> Result<Session> {
@@ -262,7 +265,7 @@ impl Reader {
 
     async fn select(&self, opened: &mut Opened, statement: &str) -> Result<Vec<(Key, Row)>> {
         let shape = Arc::clone(&opened.shape);
-        let mut turner = Turner::new(&shape, self.zero_dates);
+        let mut turner = Turner::new(&shape.schema, &shape.types, self.zero_dates);
         let name = &shape.schema.name;
         let doing = format!("read rows of {name}");
         let rows = opened.session.fetch_typed(&doing, statement, |row| turner.turn(&row)).await;
@@ -343,63 +346,6 @@ impl Shape {
 
     fn rows(&self) -> Rows<'_> {
         Rows { table: &self.schema, types: &self.types, key: &self.key }
-    }
-}
-
-/// Turns the server's rows into ours.
-struct Turner<'a> {
-    shape: &'a Shape,
-    zero_dates: ZeroDates,
-    /// The values of a row, one behind the other.
-    buffer: Vec<u8>,
-    /// For each cell where it ends; `None` for NULL.
-    ends: Vec<Option<usize>>,
-}
-
-impl<'a> Turner<'a> {
-    fn new(shape: &'a Shape, zero_dates: ZeroDates) -> Turner<'a> {
-        Turner { shape, zero_dates, buffer: Vec::new(), ends: Vec::new() }
-    }
-
-    fn turn(&mut self, row: &ServerRow) -> Result<(Key, Row)> {
-        self.buffer.clear();
-        self.ends.clear();
-        let table = &self.shape.schema;
-        let mut refused = None;
-        for (place, kind) in self.shape.types.iter().enumerate() {
-            let value = row.as_ref(place).ok_or_else(|| malformed(table, "a column is missing"))?;
-            let pushed = values::push(value, kind, self.zero_dates, &mut self.buffer);
-            self.ends.push(match pushed {
-                Ok(Pushed::Text) => Some(self.buffer.len()),
-                Ok(Pushed::Null) => None,
-                Err(refusal) => {
-                    refused.get_or_insert((place, refusal));
-                    Some(self.buffer.len())
-                }
-            });
-        }
-        let row = self.row();
-        let key = Key::of(table, &row);
-        match refused {
-            Some((place, refusal)) => {
-                Err(refusal_error(table, &table.columns[place], key.as_ref(), &refusal))
-            }
-            None => Ok((key.ok_or_else(|| malformed(table, "its key is NULL"))?, row)),
-        }
-    }
-
-    fn row(&self) -> Row {
-        let mut begin = 0;
-        let cell = |end: &Option<usize>| match end {
-            None => Cell::Null,
-            Some(end) => {
-                let value = &self.buffer[begin..*end];
-                begin = *end;
-                Cell::Value(value)
-            }
-        };
-        let cells: Vec<Cell<'_>> = self.ends.iter().map(cell).collect();
-        Row::from_cells(cells)
     }
 }
 
@@ -508,43 +454,6 @@ fn unchanged(table: &TableSchema, now: Option<CatalogTable>) -> Result<()> {
         return Err(stop(Code::SchemaChange, "has another key"));
     }
     Ok(())
-}
-
-fn refusal_error(
-    table: &TableSchema,
-    column: &Column,
-    key: Option<&Key>,
-    refusal: &Refusal,
-) -> Error {
-    let name = &table.name;
-    let row =
-        key.map_or_else(|| "of unknown key".to_owned(), |key| format!("with key {}", key.hash()));
-    match refusal {
-        Refusal::ZeroDate => Error::table(
-            name,
-            Code::ZeroDate,
-            format!(
-                "column {} of table {name} has a date with a zero in it, in the row {row}; mend \
-                 the row, or set zero_dates = \"null\" under [source], then run `driftless \
-                 backfill --table {name}`",
-                column.name
-            ),
-        ),
-        Refusal::Malformed(why) => Error::table(
-            name,
-            Code::PoisonRow,
-            format!(
-                "column {} of table {name} has a value that is not understood, in the row {row}: \
-                 {why}; mend the row, then run `driftless backfill --table {name}`",
-                column.name
-            ),
-        ),
-    }
-}
-
-fn malformed(table: &TableSchema, why: &str) -> Error {
-    let message = format!("read rows of {}: the source sent what is no row: {why}", table.name);
-    Error::stop(Code::Protocol, message)
 }
 
 fn unspeakable(table: &TableSchema) -> Error {

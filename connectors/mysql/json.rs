@@ -282,3 +282,131 @@ fn push_base64(bytes: &[u8], out: &mut Vec<u8>) {
 fn malformed() -> Malformed {
     Malformed::new("a JSON document is damaged")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(document: &[u8]) -> String {
+        let mut out = Vec::new();
+        push(document, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn small_documents_are_printed_as_the_server_does() {
+        assert_eq!(text(&[]), "null");
+        assert_eq!(text(&[LITERAL, 1]), "true");
+        assert_eq!(text(&[INT16, 0xff, 0xff]), "-1");
+        assert_eq!(text(&[STRING, 5, b'a', b'"', 10, 0x1f, b'/']), r#""a\"\n\u001f/""#);
+        // {"a": 1, "b": [true]}
+        let document = [
+            SMALL_OBJECT,
+            2,
+            0,
+            27,
+            0,
+            18,
+            0,
+            1,
+            0,
+            19,
+            0,
+            1,
+            0,
+            INT16,
+            1,
+            0,
+            SMALL_ARRAY,
+            20,
+            0,
+            b'a',
+            b'b',
+            1,
+            0,
+            7,
+            0,
+            LITERAL,
+            1,
+            0,
+        ];
+        assert_eq!(text(&document), r#"{"a": 1, "b": [true]}"#);
+    }
+
+    #[test]
+    fn large_documents_keep_more_numbers_in_their_entries() {
+        // [70000, "x"], with offsets of four bytes.
+        let document = [
+            LARGE_ARRAY,
+            2,
+            0,
+            0,
+            0,
+            20,
+            0,
+            0,
+            0,
+            INT32,
+            0x70,
+            0x11,
+            1,
+            0,
+            STRING,
+            18,
+            0,
+            0,
+            0,
+            1,
+            b'x',
+        ];
+        assert_eq!(text(&document), r#"[70000, "x"]"#);
+    }
+
+    fn double(value: f64) -> String {
+        let mut document = vec![DOUBLE];
+        document.extend_from_slice(&value.to_le_bytes());
+        text(&document)
+    }
+
+    #[test]
+    fn doubles_have_a_point_or_an_exponent() {
+        for (value, expected) in [
+            (1.0, "1.0"),
+            (-0.0, "-0.0"),
+            (1e14, "100000000000000.0"),
+            (1e15, "1e15"),
+            (1e-15, "0.000000000000001"),
+            (1e-16, "1e-16"),
+            (1.2345678901234568e29, "1.2345678901234568e29"),
+            (77_277_653_084_395.125, "77277653084395.12"),
+        ] {
+            assert_eq!(double(value), expected);
+        }
+    }
+
+    #[test]
+    fn what_json_has_no_type_for_is_printed_as_the_server_does() {
+        let opaque = |field_type: u8, value: &[u8]| {
+            let mut document = vec![OPAQUE, field_type, value.len() as u8];
+            document.extend_from_slice(value);
+            text(&document)
+        };
+        assert_eq!(opaque(246, &[3, 2, 0x81, 50]), "1.50");
+        assert_eq!(opaque(15, &[5]), r#""base64:type15:BQ==""#);
+        let long = opaque(252, &[0; 60]);
+        assert_eq!(long.split("\\n").map(str::len).collect::<Vec<_>>(), [92, 5]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_document_or_an_error(
+            kind in 0u8..16, bytes in proptest::collection::vec(any::<u8>(), 0..200)
+        ) {
+            let mut document = vec![kind];
+            document.extend_from_slice(&bytes);
+            let _ = push(&document, &mut Vec::new());
+        }
+    }
+}

@@ -12,6 +12,8 @@ pub mod connect;
 pub mod ddl;
 pub mod decimal;
 pub mod failure;
+#[cfg(test)]
+mod fixtures;
 pub mod gtid;
 pub mod json;
 pub mod layout;
@@ -19,6 +21,7 @@ pub mod open;
 pub mod quote;
 mod replica;
 pub mod rows;
+mod selected;
 pub mod shapes;
 mod source;
 mod source_sql;

@@ -23,6 +23,8 @@ use crate::{SourceOptions, change::Key};
 
 /// How long the connection of our killed predecessor may stay.
 const LINGER: Duration = Duration::from_secs(15);
+/// The longest name that a server takes.
+const NAME_MAX: usize = 60;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// What we are called among the replicas of a server.
@@ -38,7 +40,7 @@ impl Replica {
     /// As the options say, or else made of the names of pipeline and database.
     #[must_use]
     pub fn of(options: &SourceOptions, config: &Config) -> Replica {
-        let name = format!("driftless_{}", options.pipeline);
+        let name = format!("driftless_{}", options.pipeline).chars().take(NAME_MAX).collect();
         let key = Key::from_values([options.pipeline.as_bytes(), config.database.as_bytes()]);
         // Digits of a hash; above what people and tools give to servers.
         let hash = u64::from_str_radix(&key.hash(), 16).unwrap_or_default();

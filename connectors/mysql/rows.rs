@@ -4,6 +4,9 @@
 //! Surprises: an image may lack columns (`binlog_row_image`), which are absent and not NULL; and
 //! bytes at the end of BINARY, UUID and INET6 values that are zero are left out of the log.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 

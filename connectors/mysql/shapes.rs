@@ -6,6 +6,9 @@
 //! target was prepared for, the oldest first, then the present one. The first that fits is taken
 //! and kept; an ALTER in the log changes every candidate that has not seen it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -422,7 +425,10 @@ fn fits(layout: &Layout, columns: &Columns<'_>) -> bool {
 
 /// Whether the table map has a bit for the sign of such a column.
 fn has_sign(wire: Wire) -> bool {
-    matches!(wire, Wire::Integer(_) | Wire::Decimal { .. } | Wire::Float | Wire::Double)
+    matches!(
+        wire,
+        Wire::Integer(_) | Wire::Decimal { .. } | Wire::Float | Wire::Double | Wire::Year
+    )
 }
 
 fn column_type(layout: &Layout, column: &LayoutColumn) -> Option<MysqlType> {

@@ -146,9 +146,10 @@ pub const BARRIER: &str = "FLUSH STATUS";
 /// The server's time in microseconds.
 pub const NOW_MICROS: &str = "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED)";
 
-/// Keeps a table from being altered until the transaction ends.
+/// Keeps a table from being altered until the transaction ends, and looks whether its snapshot
+/// can show it: a row has to be read for that.
 pub fn lock(name: &TableName) -> String {
-    format!("SELECT 1 FROM {} LIMIT 0", table(name))
+    format!("SELECT 1 FROM {} LIMIT 1", table(name))
 }
 
 /// How a table is defined; in the second column.
@@ -368,3 +369,83 @@ pub fn replica_status(server: &Server) -> &'static str {
 
 /// Whether InnoDB itself does what foreign keys say, beside the log. From MySQL 9.6 on.
 pub const NATIVE_FOREIGN_KEYS: &str = "SHOW GLOBAL VARIABLES LIKE 'innodb_native_foreign_keys'";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{Column, ColumnType, Engine};
+
+    fn schema() -> TableSchema {
+        let column = |name: &str| Column {
+            name: name.into(),
+            column_type: ColumnType::Text,
+            native: None,
+            id: 1,
+        };
+        TableSchema {
+            name: TableName::new("s", "t"),
+            id: 0,
+            engine: Engine::Mariadb,
+            columns: vec![column("v"), column("a`b"), column("c")],
+            key: vec![2, 1],
+        }
+    }
+
+    fn kind(native: &str) -> MysqlType {
+        MysqlType::parse(native).unwrap()
+    }
+
+    fn check(natives: [&str; 2], filter: Option<&str>, expected: &str) {
+        let table = schema();
+        let types = [kind("int"), kind(natives[1]), kind(natives[0])];
+        let key = [2, 1].map(|place: usize| KeyColumn {
+            name: identifier(&table.columns[place].name),
+            kind: types[place].clone(),
+        });
+        let rows = Rows { table: &table, types: &types, key: &key };
+        let after = Key::from_values([b"1".as_slice(), b"it's"]);
+        let range = rows.range(Some(&after), filter, 3).unwrap();
+        let select = "SELECT `v`, `a``b`, `c` FROM `s`.`t` WHERE ";
+        assert_eq!(range, format!("{select}{expected} ORDER BY `c`, `a``b` LIMIT 3"));
+    }
+
+    #[test]
+    fn a_range_is_read_in_the_order_of_the_key() {
+        let text = "_utf8mb4 X'69742773'";
+        let after = format!("(`c` >= 1 AND (`c` > 1 OR (`c` = 1 AND `a``b` > {text})))");
+        check(["bigint(20)", "varchar(9) character set latin1"], None, &after);
+        let filtered = format!("{after} AND (v > 0 -- x\n)");
+        check(["decimal(9,2)", "text character set gbk"], Some("v > 0 -- x"), &filtered);
+    }
+
+    fn check_value(native: &str, text: &str, expected: Option<&str>) {
+        let column = KeyColumn { name: "k".into(), kind: kind(native) };
+        assert_eq!(column.value(text.as_bytes()).as_deref(), expected, "{native} {text}");
+    }
+
+    #[test]
+    fn a_value_of_a_key_is_written_so_that_an_index_can_be_used() {
+        check_value("int(11)", "-5", Some("-5"));
+        check_value("int(11)", "5 OR 1", None);
+        check_value("decimal(9,2)", "1.50", Some("1.50"));
+        check_value("float", "0.1", Some("1.0000000149011612e-1"));
+        check_value("double", "1e+300", Some("1e300"));
+        check_value("bit(3)", "010", Some("b'010'"));
+        check_value("datetime(6)", "2026-01-02 03:04:05.5", Some("'2026-01-02 03:04:05.5'"));
+        check_value("timestamp", "2026-01-02 03:04:05+00", Some("'2026-01-02 03:04:05'"));
+        check_value("time", "-01:00:00", Some("'-01:00:00'"));
+        check_value("date", "' OR '", None);
+        check_value("varbinary(9)", "\\x00ff", Some("X'00ff'"));
+        check_value("enum('a','b') character set latin1", "b", Some("2"));
+        check_value("enum('a','b') character set latin1", "", Some("0"));
+        check_value("set('a','b','c') character set latin1", "a,c", Some("5"));
+        check_value("set('a','b','c') character set latin1", "d", None);
+    }
+
+    #[test]
+    fn the_next_number_of_a_table_is_no_part_of_its_shape() {
+        let table = |counter| format!("CREATE TABLE `t` (…) ENGINE=InnoDB{counter} DEFAULT");
+        assert_eq!(without_counter(&table(" AUTO_INCREMENT=77")), table(""));
+        assert_eq!(without_counter(&table("")), table(""));
+    }
+}

@@ -194,12 +194,10 @@ impl ChangeStream for Stream {
 /// Tells the readers which transaction is being read, before it is delivered.
 fn note(progress: &Progress, builder: &Builder, event: &Event<'_>) {
     let (Event::Gtid(gtid), Some(version)) = (event, builder.open_version()) else { return };
-    progress.begun(version.log, |gtids| match (gtids, gtid) {
-        (Gtids::Mysql(set), Gtid::Mysql { id: Some((uuid, number)), .. }) => {
+    progress.begun(version.log, |gtids| {
+        if let (Gtids::Mysql(set), Gtid::Mysql { id: Some((uuid, number)), .. }) = (gtids, gtid) {
             set.add(uuid, *number);
         }
-        // Others are not asked for by their GTIDs.
-        _ => {}
     });
     if let Gtid::Mariadb { kind: MariadbKind::Completed(xid), .. } = gtid {
         progress.xa_ended(version.log, xid.clone());
@@ -320,18 +318,19 @@ async fn receive(mut dump: BinlogStream, batches: mpsc::Sender<Batch>) {
 /// What an error of the dump means.
 fn dump_error(error: &mysql_async::Error) -> Error {
     const FATAL: u16 = 1236;
+    const SAME_ID: u16 = 4052;
     let doing = "read the binary log";
     let mysql_async::Error::Server(server) = error else { return failure::error(doing, error) };
-    if server.code != FATAL {
-        return failure::error(doing, error);
-    }
     let text = server.message.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let message = format!("{doing}: {} (error {FATAL}); {}", server.message, subscribe::RESYNC);
-    if says(&["same server_uuid", "same server_id", "same server-id"]) {
+    if server.code == SAME_ID || (server.code == FATAL && says(&["same server_uuid"])) {
         let message = format!("{doing}: another connection reads it under our server id");
         return Error::transient(Code::ServerIdInUse, message);
     }
+    if server.code != FATAL {
+        return failure::error(doing, error);
+    }
+    let message = format!("{doing}: {} (error {FATAL}); {}", server.message, subscribe::RESYNC);
     if says(&["purged", "could not find first log", "could not find gtid state"]) {
         return Error::stop(Code::BinlogPurged, message);
     }

@@ -354,3 +354,115 @@ fn argument(text: &str) -> Option<(String, &str)> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(native: &str, expected: &MysqlType, column_type: ColumnType, wire: Wire) {
+        let mysql_type = MysqlType::parse(native).unwrap();
+        assert_eq!(mysql_type, *expected, "{native}");
+        assert_eq!(mysql_type.column_type(), column_type, "{native}");
+        assert!(mysql_type.fits(wire), "{native} {wire:?}");
+        assert!(!mysql_type.fits(Wire::Other(7)), "{native}");
+    }
+
+    #[test]
+    fn types_of_both_servers_are_read() {
+        let integer = |bytes, unsigned| MysqlType::Integer { bytes, unsigned };
+        let utf8 = Charset::Utf8(4);
+        check("tinyint(1)", &integer(1, false), ColumnType::Int16, Wire::Integer(1));
+        check("smallint(5) unsigned", &integer(2, true), ColumnType::Int32, Wire::Integer(2));
+        check(
+            "mediumint(8) unsigned zerofill",
+            &integer(3, true),
+            ColumnType::Int32,
+            Wire::Integer(3),
+        );
+        check("int", &integer(4, false), ColumnType::Int32, Wire::Integer(4));
+        check("int(10) unsigned", &integer(4, true), ColumnType::Int64, Wire::Integer(4));
+        check("bigint(20) unsigned", &integer(8, true), ColumnType::Numeric, Wire::Integer(8));
+        check("year(4)", &MysqlType::Year, ColumnType::Int16, Wire::Year);
+        let decimal = MysqlType::Decimal { precision: 10, scale: 2 };
+        check(
+            "decimal(10,2) unsigned",
+            &decimal,
+            ColumnType::Numeric,
+            Wire::Decimal { precision: 10, scale: 2 },
+        );
+        check("float(7,3)", &MysqlType::Float, ColumnType::Float32, Wire::Float);
+        check("double unsigned", &MysqlType::Double, ColumnType::Float64, Wire::Double);
+        check("bit(9)", &MysqlType::Bit(9), ColumnType::Other, Wire::Bit(9));
+        check("time(3)", &MysqlType::Time(3), ColumnType::Duration, Wire::Time(3));
+        check("datetime", &MysqlType::DateTime(0), ColumnType::Timestamp, Wire::DateTime(0));
+        check(
+            "timestamp(6)",
+            &MysqlType::Timestamp(6),
+            ColumnType::TimestampTz,
+            Wire::Timestamp(6),
+        );
+        check(
+            "char(255) character set utf8mb4",
+            &MysqlType::Char(255, utf8),
+            ColumnType::Text,
+            Wire::String(1020),
+        );
+        check(
+            "varchar(20) character set gbk",
+            &MysqlType::VarChar(20, Charset::named("gbk").unwrap()),
+            ColumnType::Text,
+            Wire::VarChar(40),
+        );
+        check(
+            "mediumtext character set utf8mb4",
+            &MysqlType::Text(3, utf8),
+            ColumnType::Text,
+            Wire::Blob(3),
+        );
+        check("binary(3)", &MysqlType::Binary(3), ColumnType::Bytes, Wire::String(3));
+        check("geomcollection", &MysqlType::Geometry, ColumnType::Bytes, Wire::Geometry(4));
+        check("json", &MysqlType::Json, ColumnType::Json, Wire::Json(4));
+        check("inet6", &MysqlType::Inet6, ColumnType::Other, Wire::String(16));
+        check("vector(3)", &MysqlType::Vector, ColumnType::Bytes, Wire::Vector(4));
+    }
+
+    fn labels(native: &str) -> Vec<String> {
+        match MysqlType::parse(native).unwrap() {
+            MysqlType::Enum(labels, _) | MysqlType::Set(labels, _) => labels.labels,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn labels_are_unquoted_as_the_server_quotes_them() {
+        let native = r#"enum('a','b''c','d\\e','f\ng','','h,i',')') character set utf8mb4"#;
+        assert_eq!(labels(native), ["a", "b'c", "d\\e", "f\ng", "", "h,i", ")"]);
+        assert_eq!(labels("set('x','y z') character set latin1"), ["x", "y z"]);
+    }
+
+    #[test]
+    fn a_label_that_the_catalog_cannot_spell_is_not_guessed() {
+        let labels = Labels::spelled(vec!["a".into(), "?".into()]);
+        assert_eq!(labels.get(0), Ok("a"));
+        assert!(labels.get(1).is_err());
+        assert!(labels.get(2).is_err());
+        let exact = Labels::exact(&[b"?"], Charset::Utf8(4)).unwrap();
+        assert_eq!(exact.get(0), Ok("?"));
+    }
+
+    #[test]
+    fn what_is_not_replicated_says_why() {
+        for (native, why) in [
+            ("varchar(100) /*M!100301 COMPRESSED*/ character set utf8mb4", "is compressed"),
+            ("xmltype", "is unknown"),
+            ("text", "has no character set"),
+            ("text character set klingon", "character set klingon, which is not replicated"),
+            ("decimal(300,2)", "too large"),
+            ("int(11) frobnicated", "spelling"),
+            ("enum('a", "spelling"),
+        ] {
+            let error = MysqlType::parse(native).unwrap_err().0;
+            assert!(error.contains(why), "{native}: {error}");
+        }
+    }
+}

@@ -102,3 +102,59 @@ fn push_bytes(bytes: &[u8], mysql_type: &MysqlType, out: &mut Vec<u8>) -> Result
 fn unexpected() -> Malformed {
     Malformed::new("the server gave a value that is not of its column's type")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(value: Value, native: &str, expected: &str) {
+        let mysql_type = MysqlType::parse(native).unwrap();
+        let mut out = Vec::new();
+        let pushed = push(&value, &mysql_type, ZeroDates::Null, &mut out);
+        let text = match pushed {
+            Ok(Pushed::Text) => String::from_utf8(out).unwrap(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(text, expected, "{native}");
+    }
+
+    #[test]
+    fn values_of_the_binary_protocol_become_canonical_text() {
+        check(Value::NULL, "int", "Ok(Null)");
+        check(Value::Int(-5), "int", "-5");
+        check(Value::UInt(u64::MAX), "bigint unsigned", "18446744073709551615");
+        check(Value::UInt(0), "year", "0");
+        check(Value::Float(16_777_216.0), "float", "1.6777216e+07");
+        check(Value::Double(0.1), "double", "0.1");
+        check(Value::Bytes(b"0001.50".into()), "decimal(6,2)", "1.50");
+        check(Value::Bytes(vec![0xe9]), "char(1) character set latin1", "é");
+        check(Value::Bytes(vec![0xe9]), "enum('é') character set latin1", "é");
+        check(Value::Bytes(vec![1, 1]), "bit(9)", "100000001");
+        check(Value::Bytes(vec![0, 255]), "varbinary(2)", "\\x00ff");
+        check(Value::Bytes(b"::1".into()), "inet6", "::1");
+        check(Value::Bytes(b"{}".into()), "json", "{}");
+    }
+
+    #[test]
+    fn times_of_the_binary_protocol_become_canonical_text() {
+        check(Value::Date(2026, 1, 31, 0, 0, 0, 0), "date", "2026-01-31");
+        check(Value::Date(2026, 1, 31, 1, 2, 3, 500_000), "datetime(3)", "2026-01-31 01:02:03.5");
+        check(Value::Date(2026, 1, 31, 1, 2, 3, 0), "timestamp", "2026-01-31 01:02:03+00");
+        check(Value::Date(0, 0, 0, 0, 0, 0, 0), "timestamp", "Ok(Null)");
+        check(Value::Time(true, 34, 22, 59, 59, 1), "time(6)", "-838:59:59.000001");
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_refused() {
+        for (value, native) in [
+            (Value::Bytes(b"5".into()), "int"),
+            (Value::Bytes(b"1.1".into()), "float"),
+            (Value::Int(1), "date"),
+            (Value::Date(2026, 1, 31, 0, 0, 0, 0), "int"),
+        ] {
+            let mysql_type = MysqlType::parse(native).unwrap();
+            let refused = push(&value, &mysql_type, ZeroDates::Stop, &mut Vec::new());
+            assert!(matches!(refused, Err(Refusal::Malformed(_))), "{native}");
+        }
+    }
+}

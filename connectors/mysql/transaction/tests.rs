@@ -1,1 +1,5 @@
-//! Tests.
+//! Whole logs of real servers, and short ones made here.
+
+mod captured;
+mod made;
+mod story;

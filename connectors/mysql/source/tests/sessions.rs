@@ -106,11 +106,11 @@ async fn s102_a_certificate_is_verified_as_asked_and_never_less() {
 
 #[tokio::test]
 async fn s101_a_server_without_tls_is_refused() {
-    let (_server, port) = server_with_users(&["--ssl=OFF".into()], "DO 1").await;
     if testing::is_mysql() {
-        // It cannot be switched off any more.
+        // There it cannot be switched off any more.
         return;
     }
+    let (_server, port) = server_with_users(&["--ssl=OFF".into()], "DO 1").await;
     let url = format!("mysql://root:correct%20horse@localhost:{port}/mysql?sslmode=require");
     assert_eq!(connect(&url).await, Err(Code::Tls));
 }
@@ -188,4 +188,25 @@ async fn a_session_whose_statement_was_cut_off_is_not_used_again() {
     let mut session = database.session(Role::Source).await;
     assert!(session.query("ask", "SELECT nonsense").await.is_err());
     assert_eq!(session.query("ask", "SELECT 1").await.unwrap().len(), 1, "an error is an answer");
+}
+
+#[tokio::test]
+async fn s45_a_log_that_falls_silent_is_noticed() {
+    let mut fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY)").await;
+    let swallow = Arc::new(tokio::sync::Notify::new());
+    let port = proxy(fixture.database.server.port(), Arc::clone(&swallow)).await;
+    let url = format!("mysql://root:correct%20horse@127.0.0.1:{port}/{}", fixture.database.name);
+    fixture.source = source(&url, &SourceOptions::new("x", 1 << 20)).unwrap();
+    let (_, mut stream) = fixture.start().await;
+    fixture.read_all(&mut stream).await;
+    swallow.notify_waiters();
+    let began = Instant::now();
+    let error = loop {
+        // Whoever asks may be in a hurry.
+        match tokio::time::timeout(Duration::from_millis(500), stream.next()).await {
+            Ok(Err(error)) => break error,
+            _ => assert!(began.elapsed() < Duration::from_secs(45)),
+        }
+    };
+    assert!(error.is_transient() && error.code == Code::Unreachable, "{error}");
 }
