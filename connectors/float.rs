@@ -100,7 +100,7 @@ impl Decimal {
     /// one; a number that reads back and differs in its text would look like a difference.
     fn settle_tie(&mut self, value: f64, is_same: impl Fn(f64) -> bool) {
         let last = self.count - 1;
-        if self.digits[last] % 2 == 0 || !self.is_tie(value) {
+        if self.digits[last].is_multiple_of(2) || !self.is_tie(value) {
             return;
         }
         // The greater of the two was taken, so the lesser one is even.
@@ -222,8 +222,8 @@ mod tests {
         }
         assert_eq!(double(1e20), "1e+20");
         // Exactly between two texts of sixteen digits.
-        assert_eq!(double(77_277_653_084_395.125), "77277653084395.12");
-        assert_eq!(double(-77_277_653_084_395.375), "-77277653084395.38");
+        assert_eq!(double(618_221_224_675_161.0 / 8.0), "77277653084395.12");
+        assert_eq!(double(-618_221_224_675_163.0 / 8.0), "-77277653084395.38");
         assert_eq!(single(8_388_608.5), "8.388608e+06");
         assert_eq!(single(0.500_000_06), "0.50000006");
         assert_eq!(double(f64::NAN), "NaN");

@@ -31,6 +31,7 @@ use self::names::Naming;
 use self::records::{Records, number};
 use super::config::Config;
 use super::connect::{self, Role, Session};
+use super::quote;
 use super::sql::TableSql;
 use super::target_types::{StoredColumn, stored_columns};
 use super::target_values;
@@ -92,7 +93,19 @@ pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<MysqlTar
 
 async fn open(config: &Arc<Config>) -> Result<(Session, usize, bool)> {
     const DOING: &str = "set up the session with the target";
-    let mut session = connect::connect(config, Role::Target).await?;
+    let mut session = connect::connect(config, Role::Target).await.map_err(|error| {
+        let database = quote::identifier(&config.database);
+        match error.code {
+            Code::Configuration => Error {
+                message: format!(
+                    "{}; run in the target: CREATE DATABASE {database}",
+                    error.message
+                ),
+                ..error
+            },
+            _ => error,
+        }
+    })?;
     session.execute(DOING, SETTINGS).await?;
     session.execute(DOING, ISOLATION).await?;
     let limits = session.query(DOING, LIMITS).await?;

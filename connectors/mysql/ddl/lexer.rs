@@ -102,7 +102,6 @@ impl<'a> Tokens<'a> {
     }
 
     /// The next token, taken.
-    #[expect(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Option<&'a Token> {
         let (first, rest) = self.rest.split_first()?;
         self.rest = rest;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::MysqlTarget;
 use super::records::optional;
-use super::rows::{KEYS_MAX, key_literals, read_key, read_version, stored_key};
+use super::rows::{key_literals, read_key, read_version, stored_key};
 use crate::KeyScan;
 use crate::change::{Cell, Key, Row};
 use crate::error::{Code, Error, Kind, Result};
@@ -29,7 +29,7 @@ impl MysqlTarget {
         let columns = self.stored_columns(table);
         let statements = self.sql(table, &name, &columns);
         let mut found = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(KEYS_MAX) {
+        for keys in self.pieces(keys, |key| key) {
             // A key that the target cannot have is not there.
             let literals: Vec<Vec<String>> =
                 keys.iter().filter_map(|key| key_literals(table, &columns, key).ok()).collect();

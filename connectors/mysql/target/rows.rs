@@ -26,7 +26,7 @@ const ROWS_MAX: usize = 1000;
 const STATEMENT_BYTES: usize = 1024 * 1024;
 /// The most keys of a statement that looks some up. MariaDB makes a temporary table of longer
 /// lists.
-pub const KEYS_MAX: usize = 500;
+const KEYS_MAX: usize = 500;
 
 /// What a batch, or a piece of it, does to one table.
 #[derive(Clone, Copy)]
@@ -102,7 +102,7 @@ impl MysqlTarget {
 
     async fn delete_rows(&mut self, table: &TableSql<'_>, deletes: &[RowDelete]) -> Result<()> {
         let doing = format!("delete rows of target table {}", table.name);
-        for deletes in deletes.chunks(KEYS_MAX) {
+        for deletes in self.pieces(deletes, |delete| &delete.key) {
             // A key that the target cannot have is not there.
             let keyed = |delete: &RowDelete| {
                 let key = key_literals(table.table, table.columns, &delete.key).ok()?;
@@ -212,7 +212,7 @@ impl MysqlTarget {
         let doing = format!("look for rows of target table {}", table.name);
         let mut existing = HashMap::with_capacity(keys.len());
         let length = table.table.key.len();
-        for keys in keys.chunks(KEYS_MAX) {
+        for keys in self.pieces(keys, |key| key) {
             let literals: Vec<Vec<String>> = keys
                 .iter()
                 .filter_map(|key| key_literals(table.table, table.columns, key).ok())
@@ -228,6 +228,29 @@ impl MysqlTarget {
             }
         }
         Ok(existing)
+    }
+
+    /// The keys of as many statements as they need: neither too many nor too long.
+    pub(super) fn pieces<'a, T>(
+        &self,
+        mut rest: &'a [T],
+        key: impl Fn(&T) -> &Key,
+    ) -> Vec<&'a [T]> {
+        let bytes_max = STATEMENT_BYTES.min(self.packet_max / 2);
+        let mut pieces = Vec::new();
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |item: &&T| {
+                // In hexadecimal, with the column's name and the version beside it.
+                bytes += key(item).size() * 2 + 200;
+                bytes <= bytes_max
+            };
+            let count = rest.iter().take(KEYS_MAX).take_while(fits).count().max(1);
+            let (piece, after) = rest.split_at(count);
+            pieces.push(piece);
+            rest = after;
+        }
+        pieces
     }
 
     /// Writes rows with the columns at these places, as many to a statement as is good.

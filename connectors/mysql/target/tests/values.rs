@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::support::*;
-use crate::change::{Applied, Key};
+use crate::change::{Applied, Key, TableBatch};
 use crate::error::Code;
 use crate::schema::{Column, ColumnType, Engine, TableSchema};
 use crate::{KeyScan, Target};
@@ -332,6 +332,33 @@ async fn keys_that_are_too_long_are_refused_and_named() {
     assert!(f.target.read_rows(&table, &[key(&[&long])]).await.unwrap().is_empty());
     f.done(vec![part(&table).delete(3, &[&fits])]).await;
     assert!(scan_by_one(&mut f, &table).await.is_empty());
+}
+
+#[tokio::test]
+async fn many_long_keys_take_more_than_one_statement() {
+    let mut f = Fixture::new(true).await;
+    f.target.packet_max = 100_000;
+    let table = postgres(ColumnType::Text, "text", &[]).table("t", 1);
+    f.target.prepare(&table).await.unwrap();
+    let keys: Vec<String> =
+        (0..40).map(|number| format!("{number}{}", "ü\\".repeat(300))).collect();
+    let all = |batch, each: fn(TableBatch, &str) -> TableBatch| {
+        keys.iter().fold(batch, |batch, key| each(batch, key))
+    };
+    f.done(vec![all(part(&table), |batch, key| batch.upsert(1, &["1", key, "a"]))]).await;
+    f.done(vec![all(part(&table), |batch, key| batch.upsert(2, &["2", key, "-"]))]).await;
+    let wanted: Vec<Key> = keys.iter().map(|text| key(&[text])).collect();
+    assert_eq!(f.target.read_rows(&table, &wanted).await.unwrap().len(), 40);
+    f.done(vec![all(part(&table), |batch, key| batch.delete(3, &[key]))]).await;
+    assert_eq!(f.look("SELECT COUNT(*) FROM t WHERE id = 2 AND _cdc_deleted").await, ["40"]);
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_is_named_with_the_sql_that_makes_it() {
+    let server = crate::mysql::testing::Server::shared().await;
+    let refused = crate::mysql::target::target(&server.url("no`ne"), options("p", false)).await;
+    let words = ["CREATE DATABASE `no``ne`"];
+    check_error(refused.map(|_| ()), crate::error::Kind::Stop, Code::Configuration, &words);
 }
 
 #[tokio::test]
