@@ -199,11 +199,11 @@ impl KeyColumn {
                 Some(literal(text))
             }
             MysqlType::Uuid | MysqlType::Inet4 | MysqlType::Inet6 => Some(literal(text)),
-            // Both are sorted by their numbers.
-            MysqlType::Enum(labels, _) if text.is_empty() => {
-                Some("0".into()).filter(|_| labels.count() > 0)
-            }
-            MysqlType::Enum(labels, _) => Some((label(labels, text)? + 1).to_string()),
+            // Both are sorted by their numbers. A label may be empty; otherwise that is number 0.
+            MysqlType::Enum(labels, _) => match label(labels, text) {
+                Some(index) => Some((index + 1).to_string()),
+                None => text.is_empty().then(|| "0".into()),
+            },
             MysqlType::Set(labels, _) => set(labels, text).map(|bits| bits.to_string()),
             MysqlType::Binary(_)
             | MysqlType::VarBinary(_)

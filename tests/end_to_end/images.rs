@@ -100,11 +100,12 @@ async fn s84_a_huge_transaction_within_256_mib(pair: Pair) {
     let mut world = World::new(pair, SQL).await;
     let mut daemon = world.run(&[]);
     world.arrival(&mut daemon).await;
+    // More than 200 MB in the log.
     let series = pair.source.series(200_000);
     world
         .execute(&format!(
             "BEGIN; INSERT INTO t SELECT n + 100, n, left(sha2(n, 224), 50), repeat(sha2(n, 224), 18) FROM {series};
-             UPDATE t SET a = a + 1; DELETE FROM t WHERE id % 3 = 0; COMMIT"
+             UPDATE t SET a = 0 WHERE id % 20 = 0; DELETE FROM t WHERE id % 15 = 0; COMMIT"
         ))
         .await;
     world.arrival(&mut daemon).await;
@@ -223,7 +224,6 @@ async fn every_way_to_write_a_row_arrives(pair: Pair) {
             g int AS (id * 2) VIRTUAL, s varchar(60) AS (concat(v, '!')) STORED);
         CREATE TABLE log (id int AUTO_INCREMENT PRIMARY KEY, what varchar(50));
         CREATE TRIGGER watch AFTER INSERT ON t FOR EACH ROW INSERT INTO log (what) VALUES (NEW.v);
-        CREATE TABLE m (id int PRIMARY KEY, v varchar(50)) ENGINE = MyISAM;
         CREATE TABLE parts (id int PRIMARY KEY, v varchar(50)) PARTITION BY HASH (id) PARTITIONS 3;
         CREATE TABLE unkeyed (a int NOT NULL, v varchar(50), UNIQUE KEY (a));
         INSERT INTO t (u, v) VALUES (1, 'a'), (2, 'b'), (3, 'c')";
@@ -237,8 +237,7 @@ async fn every_way_to_write_a_row_arrives(pair: Pair) {
         "INSERT INTO t (u, v) SELECT u + 100, v FROM t",
         "UPDATE t a JOIN t b ON a.u = b.u + 100 SET a.v = 'joined', b.v = 'join'",
         "DELETE a FROM t a JOIN t b ON a.u = b.u + 100 WHERE b.u = 9",
-        "INSERT INTO m VALUES (1, 'one'), (2, 'two'); UPDATE m SET v = 'x' WHERE id = 2",
-        "BEGIN; INSERT INTO m VALUES (3, 'stays'); INSERT INTO t (v) VALUES ('goes'); ROLLBACK",
+        "BEGIN; INSERT INTO t (v) VALUES ('goes'); ROLLBACK",
         "BEGIN; INSERT INTO t (v) VALUES ('in'); SAVEPOINT s; INSERT INTO t (v) VALUES ('out');
          ROLLBACK TO SAVEPOINT s; INSERT INTO t (v) VALUES ('in too'); RELEASE SAVEPOINT s; COMMIT",
         "INSERT INTO parts SELECT id, v FROM t; UPDATE parts SET id = id + 1000 WHERE id % 2 = 0",

