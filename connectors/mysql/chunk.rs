@@ -21,7 +21,8 @@
 //!    the group commit. A server forgets an XA transaction after that, so one that ended in the log
 //!    is shown by `S` unless `XA RECOVER`, asked before `S` was taken, still lists it. `low` lies
 //!    before the first that is listed.
-//! 3. The rows get the version `(low, ordinal 0)`; real changes have ordinals from 1.
+//! 3. The rows get the version `(low, tick)`. No change has `low` as its place, so any ordinal is
+//!    below every change above `low`; `ticks.rs` says what it is for.
 //!
 //! Every change at or below `low` is in the rows: those from before the stream, too, because (1)
 //! is about all transactions up to a place of the log. Every change above `low` is decoded later or
@@ -349,25 +350,39 @@ impl Shape {
     }
 }
 
-/// The version that rows of a snapshot may claim, if it is not below `not_below`.
-fn claim(not_below: Version) -> impl Fn(&Before, &Opened) -> Option<Version> {
+/// The version of rows that may claim this place of the log, if it is not below `not_below`. At the
+/// place of `not_below` itself they may claim any ordinal.
+fn claimed(epoch: u32, low: u64, tick: u32, not_below: Version) -> Option<Version> {
+    let at = Version::at_log(epoch, low);
+    let version = match at == not_below.with_ordinal(0) {
+        true => at.with_ordinal(tick.max(not_below.ordinal)),
+        false => at.with_ordinal(tick),
+    };
+    (version >= not_below).then_some(version)
+}
+
+/// What the rows of a snapshot may claim, if it is not below `not_below`.
+fn claim(
+    progress: Arc<Progress>,
+    not_below: Version,
+) -> impl Fn(&Before, &Opened) -> Option<Version> {
     move |before, opened| {
         let low = before.low(opened.shown, &opened.prepared);
-        Some(Version::at_log(before.epoch, low)).filter(|version| *version >= not_below)
+        claimed(before.epoch, low, progress.ticks.now(), not_below)
     }
 }
 
 /// Whether the log has been read so far that a snapshot of now may be good enough.
 fn far_enough(not_below: Version) -> impl Fn(&Before) -> bool {
-    move |before| Version::at_log(before.epoch, before.decoded) >= not_below
+    move |before| Version::at_log(before.epoch, before.decoded) >= not_below.with_ordinal(0)
 }
 
 #[async_trait]
 impl RowReader for Reader {
     async fn read_chunk(&mut self, request: &ChunkRequest<'_>) -> Result<Chunk> {
         let (table, not_below) = (request.table, request.not_below);
-        let waited = self.wait_for(table, far_enough(not_below), claim(not_below)).await?;
-        let (opened, version) = waited;
+        let claim = claim(self.progress.clone(), not_below);
+        let (opened, version) = self.wait_for(table, far_enough(not_below), claim).await?;
         let read_at = opened.read_at;
         let (rows, next) = self.rows_in_range(opened, request).await?;
         Ok(Chunk { table: table.clone(), version, read_at, rows, next })
@@ -379,8 +394,8 @@ impl RowReader for Reader {
         keys: &[Key],
         not_below: Version,
     ) -> Result<Chunk> {
-        let waited = self.wait_for(table, far_enough(not_below), claim(not_below)).await?;
-        let (opened, version) = waited;
+        let claim = claim(self.progress.clone(), not_below);
+        let (opened, version) = self.wait_for(table, far_enough(not_below), claim).await?;
         let read_at = opened.read_at;
         let rows = self.rows_of(opened, keys).await?;
         Ok(Chunk { table: table.clone(), version, read_at, rows, next: None })

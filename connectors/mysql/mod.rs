@@ -36,6 +36,7 @@ mod target_values;
 #[cfg(test)]
 mod testing;
 pub mod text;
+mod ticks;
 mod tls;
 pub mod transaction;
 pub mod types;

@@ -136,10 +136,10 @@ impl Source for MysqlSource {
     }
 
     /// Nothing needs to be written: the server's heartbeats say when the end of the log has been
-    /// reached.
+    /// reached, and `ticks.rs` tells one reading of that place from another.
     async fn mark(&self, epoch: u32) -> Result<Version> {
         let end = subscribe::end(&mut self.session().await?).await?;
-        Ok(Version::at_log(epoch, end.log()?))
+        Ok(Version::at_log(epoch, end.log()?).with_ordinal(self.progress.ticks.mark()))
     }
 
     async fn lag_bytes(&self, position: &Position) -> Result<u64> {

@@ -32,7 +32,7 @@ use super::{catalog, failure};
 use crate::change::{Timestamp, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TableName, TableSchema};
-use crate::version::Position;
+use crate::version::{Position, Version};
 use crate::{ChangeStream, ZeroDates};
 
 /// The server says something every second; after this much silence it is gone.
@@ -75,6 +75,8 @@ pub struct Stream {
     builder: Builder,
     catalog: Catalog,
     progress: Arc<Progress>,
+    /// The last version that only said how far the log was read.
+    told: Option<Version>,
 }
 
 /// Events as they come.
@@ -139,6 +141,7 @@ impl Stream {
             builder: Builder::new(from, layouts, earlier, options)?,
             catalog: Catalog { config: config.clone(), session: Some(session), asking: None },
             progress,
+            told: None,
         })
     }
 
@@ -179,10 +182,27 @@ impl Stream {
             let reached = self.builder.reached().place.log()?;
             self.progress.decoded(transaction.version.log.max(reached));
         }
+        // The builder has no clock: what it does not date says only how far the log was read.
         if transaction.committed_at == Timestamp(0) {
             transaction.committed_at = now();
+            return Ok(self.unless_told(transaction));
         }
         Ok(Some(transaction))
+    }
+}
+
+impl Stream {
+    /// A place that was told already is told again only to those who wait for a mark there.
+    fn unless_told(&mut self, idle: Transaction) -> Option<Transaction> {
+        let ticks = &self.progress.ticks;
+        let is_news = self.told.is_none_or(|told| {
+            told.with_ordinal(0) != idle.version || ticks.is_awaited(told.ordinal)
+        });
+        let version = idle.version.with_ordinal(ticks.now());
+        is_news.then(|| {
+            self.told = Some(version);
+            Transaction { version, ..idle }
+        })
     }
 }
 

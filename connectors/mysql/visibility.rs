@@ -11,10 +11,15 @@ use tokio::time::Instant;
 
 use super::binlog::Xid;
 use super::bookmark::Gtids;
+use super::ticks::Ticks;
 
 /// How far the log has been read, shared by the stream and the readers of a source.
 #[derive(Debug, Default)]
-pub struct Progress(Mutex<State>);
+pub struct Progress {
+    state: Mutex<State>,
+    /// Orders what is read at one place of the log.
+    pub ticks: Ticks,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -149,7 +154,7 @@ impl Progress {
 
     // A reader that panicked has not left a half-made state: every change above is one step.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
