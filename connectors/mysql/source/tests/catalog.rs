@@ -107,7 +107,8 @@ async fn what_cannot_be_replicated_is_refused_with_the_sql_that_mends_it() {
 #[tokio::test]
 async fn cascades_are_replicated_where_somebody_consents() {
     let sql = "CREATE TABLE p (k int PRIMARY KEY);
-        CREATE TABLE t (k int PRIMARY KEY, p int, FOREIGN KEY (p) REFERENCES p (k) ON UPDATE SET NULL)";
+        CREATE TABLE t (k int PRIMARY KEY, p int, FOREIGN KEY (p) REFERENCES p (k) \
+        ON UPDATE SET NULL)";
     let mut fixture = Fixture::new(sql).await;
     let options = SourceOptions { accept_cascades: true, ..SourceOptions::new("x", 1) };
     fixture.source = source(&fixture.database.url(), &options).unwrap();
