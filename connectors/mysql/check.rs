@@ -120,7 +120,9 @@ impl Facts {
         let global = self.grants.iter().filter(|grant| grant.contains(" ON *.* TO "));
         let has = |grant: &String| {
             let list = grant.split(" ON *.* ").next().unwrap_or_default();
-            list.contains("ALL PRIVILEGES") || privileges.iter().any(|name| list.contains(name))
+            let list = list.strip_prefix("GRANT ").unwrap_or(list);
+            let is = |name: &str| name == "ALL PRIVILEGES" || privileges.contains(&name);
+            list.split(", ").any(is)
         };
         let by_role = self.grants.iter().any(|grant| !grant.contains(" ON "));
         match global.clone().any(has) {

@@ -168,7 +168,7 @@ impl Reader {
     }
 
     async fn session(&mut self) -> Result<Session> {
-        match self.session.take().filter(Session::is_usable) {
+        match self.session.take().filter(Session::is_fresh) {
             Some(session) => Ok(session),
             None => session(&self.config).await,
         }

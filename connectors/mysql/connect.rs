@@ -5,7 +5,7 @@
 //! the driver would read that statement's rows as the next one's.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mysql_async::prelude::{Protocol, Queryable};
 use mysql_async::{Conn, Opts, OptsBuilder, Params, QueryResult, Row};
@@ -22,17 +22,20 @@ use crate::schema::Engine;
 const PACKET_MAX: usize = 1 << 30;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
-/// What every session is told first. Instants are read and written in UTC; a server-wide limit
-/// for interactive users must not end our reading; a slow target must not get us disconnected.
+/// What every session is told first. Instants are read and written in UTC, and limits that are
+/// meant for people at a prompt are not ours.
 const SETTINGS: &str = "SET NAMES utf8mb4, SESSION autocommit = 1, SESSION time_zone = '+00:00', \
-     SESSION wait_timeout = 86400, SESSION net_read_timeout = 600, \
-     SESSION net_write_timeout = 3600, SESSION sql_select_limit = DEFAULT, \
-     SESSION sql_safe_updates = 0, SESSION sql_big_selects = 1";
-/// A source has to show what it holds, whatever modes have let it in.
-const READING: &str = "SESSION sql_mode = 'NO_ENGINE_SUBSTITUTION'";
+     SESSION net_read_timeout = 600, SESSION net_write_timeout = 600, \
+     SESSION sql_select_limit = DEFAULT, SESSION sql_safe_updates = 0, SESSION sql_big_selects = 1";
+/// A source has to show what it holds, whatever modes have let it in. A session that lost its
+/// network in the middle of a snapshot must not stay for long: it keeps tables from being altered.
+const READING: &str = "SESSION sql_mode = 'NO_ENGINE_SUBSTITUTION', SESSION wait_timeout = 300";
+/// How long a session that reads may lie idle and still be used.
+const IDLE_MAX: Duration = Duration::from_secs(120);
 /// A target stores exactly what it is given, or says that it cannot.
-const WRITING: &str = "SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,\
-     ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'";
+const WRITING: &str = "SESSION wait_timeout = 86400, SESSION sql_mode = 'STRICT_ALL_TABLES,\
+     NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,\
+     NO_AUTO_VALUE_ON_ZERO'";
 const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
 const WHO: &str = "SELECT VERSION(), CONNECTION_ID()";
 
@@ -63,6 +66,7 @@ pub struct Session {
     server: Server,
     /// A statement is under way, or was when its future was dropped.
     busy: bool,
+    used: Instant,
 }
 
 impl Server {
@@ -94,7 +98,8 @@ pub async fn connect(config: &Arc<Config>, role: Role) -> Result<Session> {
     let connection = login(config).await?;
     let watch = Watch::new(Arc::clone(config), u64::from(connection.id()));
     let server = Server::parse("");
-    let mut session = Session { connection, watch, server, busy: false };
+    let used = Instant::now();
+    let mut session = Session { connection, watch, server, busy: false, used };
     let doing = doing_login(config);
     let who = session.query(&doing, WHO).await?;
     let (version, id): (String, u64) = who
@@ -174,6 +179,12 @@ impl Session {
     #[must_use]
     pub fn is_usable(&self) -> bool {
         !self.busy && !self.connection.is_disconnected()
+    }
+
+    /// Whether it is usable, and the server has not closed it for lying idle.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.is_usable() && self.used.elapsed() < IDLE_MAX
     }
 
     /// The rows of a statement; each value is text or NULL. `doing` is a verb phrase for errors.
@@ -275,6 +286,7 @@ impl Session {
             return Err(Error::transient(Code::Unreachable, message));
         }
         self.busy = true;
+        self.used = Instant::now();
         Ok(())
     }
 

@@ -323,9 +323,14 @@ fn delete(tokens: &mut Tokens<'_>, database: &str) -> Statement {
     while one.skip("LOW_PRIORITY") || one.skip("QUICK") || one.skip("IGNORE") {}
     if one.skip("FROM")
         && let Some(table) = one.table(database)
-        && (one.peek().is_none() || ["WHERE", "ORDER", "LIMIT"].iter().any(|word| one.is(word)))
     {
-        return Statement::Write(table);
+        // A server that was restarted writes this of tables that it keeps in memory.
+        if one.peek().is_none() {
+            return self::one(table, Effect::Truncate);
+        }
+        if ["WHERE", "ORDER", "LIMIT"].iter().any(|word| one.is(word)) {
+            return Statement::Write(table);
+        }
     }
     Statement::WriteAny(tokens.all_names(database))
 }

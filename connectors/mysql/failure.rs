@@ -106,8 +106,9 @@ fn meaning(number: u16, state: &str) -> (Reaction, Code) {
             (Reaction::Stop, Code::Authentication)
         }
         1049 => (Reaction::Stop, Code::Configuration),
-        // Denied, or the server is read-only.
-        1044 | 1095 | 1142 | 1143 | 1227 | 1290 | 1370 | 1792 | 1836 => {
+        // Denied, or the server is read-only. 1401 is what MySQL says to an XA RECOVER that it
+        // does not allow; no other XA statement is sent.
+        1044 | 1095 | 1142 | 1143 | 1227 | 1290 | 1370 | 1401 | 1792 | 1836 => {
             (Reaction::Stop, Code::Permission)
         }
         1054 | 1109 | 1146 => (Reaction::Stop, Code::MissingTable),

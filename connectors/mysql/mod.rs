@@ -15,6 +15,7 @@ pub mod failure;
 #[cfg(test)]
 mod fixtures;
 pub mod gtid;
+mod guard;
 pub mod json;
 pub mod layout;
 pub mod open;

@@ -116,7 +116,7 @@ impl Replica {
         start: &Start,
     ) -> Result<BinlogStream> {
         let doing = "ask for the binary log";
-        let mut variables = sql::HEARTBEATS.to_owned();
+        let mut variables = sql::DUMP.to_owned();
         if session.server().is_mariadb() {
             variables += sql::CAPABILITY;
         }

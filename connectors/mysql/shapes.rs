@@ -34,8 +34,6 @@ pub struct Shapes {
 struct Tracked {
     /// Its name as the catalog spells it.
     name: TableName,
-    /// What was known when the log was opened.
-    initial: Vec<Layout>,
     candidates: Vec<Layout>,
     /// Whether a table map has picked the one candidate.
     settled: bool,
@@ -87,10 +85,8 @@ impl Shapes {
             Shapes { tables: HashMap::new(), maps: HashMap::new(), fold_names, zero_dates };
         for layout in tables {
             let name = layout.schema.name.clone();
-            let initial = candidates(layout, earlier);
             let tracked = Tracked {
-                candidates: initial.clone(),
-                initial,
+                candidates: candidates(layout, earlier),
                 settled: false,
                 halted: false,
                 answer: None,
@@ -264,12 +260,8 @@ impl Tracked {
 
     fn alter(&mut self, effect: &Effect) -> Resolved {
         match effect {
-            Effect::Nothing | Effect::Truncate => Resolved::Done,
-            Effect::Create => {
-                self.candidates = self.initial.clone();
-                self.settled = false;
-                Resolved::Done
-            }
+            // One that is created was not there before: it has no rows to be read differently.
+            Effect::Nothing | Effect::Truncate | Effect::Create => Resolved::Done,
             Effect::Change(what) => self.halt(what),
             Effect::Alter { added, drops_index } => {
                 if !self.is_new(added, *drops_index) {

@@ -350,10 +350,10 @@ pub fn replicas(server: &Server) -> &'static str {
     }
 }
 
-/// What a session says of itself before it asks for the log. Heartbeats come every second: they
-/// tell that the end of the log has been reached.
-pub const HEARTBEATS: &str =
-    "@master_heartbeat_period = 1000000000, @source_heartbeat_period = 1000000000";
+/// What a session says before it asks for the log. Heartbeats come every second: they tell that
+/// the end of the log has been reached. A slow target must not get us disconnected.
+pub const DUMP: &str = "@master_heartbeat_period = 1000000000, \
+     @source_heartbeat_period = 1000000000, SESSION net_write_timeout = 3600";
 
 /// To MariaDB: that we know its own events.
 pub const CAPABILITY: &str = ", @mariadb_slave_capability = 4";

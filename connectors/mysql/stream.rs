@@ -22,6 +22,7 @@ use super::bookmark::{Bookmark, Gtids};
 use super::config::Config;
 use super::connect::{self, Role, Session};
 use super::ddl::Statement;
+use super::guard::Guard;
 use super::layout::Layout;
 use super::replica::Replica;
 use super::subscribe::{self, Start};
@@ -36,6 +37,8 @@ use crate::{ChangeStream, ZeroDates};
 
 /// The server says something every second; after this much silence it is gone.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Whoever waited so long for an event had received all that there was.
+const WAITED: Duration = Duration::from_millis(300);
 /// How long the catalog may take to answer.
 const CATALOG: Duration = Duration::from_secs(60);
 /// Events wait in batches of about this many bytes, so that a channel's cost is shared.
@@ -67,6 +70,7 @@ pub struct Opening<'a> {
 /// The log of one pipeline.
 pub struct Stream {
     events: Events,
+    guard: Guard,
     decoder: Decoder,
     builder: Builder,
     catalog: Catalog,
@@ -80,6 +84,8 @@ struct Events {
     task: JoinHandle<()>,
     /// Since when there has been nothing to take.
     silent_since: Option<Instant>,
+    /// Whether the events that wait were waited for, so that nothing else was on its way.
+    waited: bool,
 }
 
 type Batch = std::result::Result<Vec<events::Event>, mysql_async::Error>;
@@ -125,8 +131,10 @@ impl Stream {
         let dump = replica.ask(asking, &from, &start).await?;
         let gtids = (start == Start::Gtids).then(|| from.gtids.clone());
         progress.opened(options.epoch, &from.server, from.place.log()?, gtids);
+        let guard = Guard::begin(config.clone(), from.server.clone(), progress.clone());
         Ok(Stream {
             events: Events::receive(dump),
+            guard,
             decoder: Decoder::new(),
             builder: Builder::new(from, layouts, earlier, options)?,
             catalog: Catalog { config: config.clone(), session: Some(session), asking: None },
@@ -137,7 +145,11 @@ impl Stream {
     /// Takes the event that waits in front. It is removed only at the end, so that it is not lost
     /// when the future is dropped while the catalog is asked.
     async fn step(&mut self) -> Result<Option<Transaction>> {
-        let event = self.events.peek().await?;
+        let (event, waited) = tokio::select! {
+            biased;
+            peeked = self.events.peek() => peeked?,
+            found = self.guard.found() => return Err(found),
+        };
         let raw = RawEvent::of(event)?;
         let mut decoder = self.decoder.clone();
         let (header, event) = decoder.decode(&raw)?;
@@ -156,8 +168,12 @@ impl Stream {
             }
         };
         note(&self.progress, &self.builder, &event);
+        let idle = waited && matches!(event, Event::Heartbeat { .. });
         self.decoder = decoder;
         self.events.consume();
+        if idle {
+            self.progress.idle_at(self.builder.reached().place.log()?);
+        }
         let Some(mut transaction) = taken else { return Ok(None) };
         if transaction.complete {
             let reached = self.builder.reached().place.log()?;
@@ -236,15 +252,16 @@ impl Events {
     fn receive(dump: BinlogStream) -> Events {
         let (sender, batches) = mpsc::channel(BATCHES);
         let task = tokio::spawn(receive(dump, sender));
-        Events { batches, waiting: VecDeque::new(), task, silent_since: None }
+        Events { batches, waiting: VecDeque::new(), task, silent_since: None, waited: false }
     }
 
-    /// The next event, which stays. Cancel-safe.
-    async fn peek(&mut self) -> Result<&events::Event> {
+    /// The next event, which stays, and whether it was waited for. Cancel-safe.
+    async fn peek(&mut self) -> Result<(&events::Event, bool)> {
         while self.waiting.is_empty() {
             let since = *self.silent_since.get_or_insert_with(Instant::now);
             let received = timeout_at(since + SILENCE, self.batches.recv()).await;
             self.silent_since = None;
+            self.waited = since.elapsed() > WAITED;
             match received {
                 Ok(Some(Ok(batch))) => self.waiting.extend(batch),
                 Ok(Some(Err(failure))) => return Err(dump_error(&failure)),
@@ -257,7 +274,7 @@ impl Events {
             }
         }
         match self.waiting.front() {
-            Some(event) => Ok(event),
+            Some(event) => Ok((event, self.waited)),
             None => Err(Error::stop(Code::Internal, "an event is gone")),
         }
     }
@@ -362,7 +379,7 @@ impl Catalog {
 }
 
 async fn answer(config: Arc<Config>, session: Option<Session>, table: TableName) -> Result<Answer> {
-    let mut session = match session.filter(Session::is_usable) {
+    let mut session = match session.filter(Session::is_fresh) {
         Some(session) => session,
         None => connect::connect(&config, Role::Source).await?,
     };

@@ -125,6 +125,15 @@ pub async fn begin(session: &mut Session) -> Result<Bookmark> {
     if !has_gtids(session).await? {
         return Ok(Bookmark { server, place, gtids: Gtids::none(flavor), delivered: None });
     }
+    // Reading by GTID begins at the head of the file, and places are modulo 2^32 in it.
+    if place.offset > u64::from(u32::MAX) {
+        let message = format!(
+            "the source's binary log {} has grown beyond 4 GiB; run FLUSH BINARY LOGS there, and \
+             start again",
+            place.file
+        );
+        return Err(Error::stop(Code::SourceSettings, message));
+    }
     let executed = first(session, "read gtid_executed", sql::GTID_EXECUTED).await?;
     let previous = previous_gtids(session, &place.file).await?;
     // A list of sets is the union of them.

@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 use super::binlog::Xid;
 use super::bookmark::Gtids;
 
@@ -34,6 +36,8 @@ struct Open {
     gtids: Option<Gtids>,
     /// Ends of XA transactions in the log, lately.
     xa: VecDeque<(u64, Xid)>,
+    /// Where the server said last that nothing more is there, while it was waited for, and when.
+    idle: Option<(u64, Instant)>,
 }
 
 /// Where the log was before a snapshot was taken.
@@ -70,7 +74,8 @@ impl Progress {
     pub fn opened(&self, epoch: u32, server: &str, log: u64, gtids: Option<Gtids>) {
         let server = server.to_owned();
         let (decoded, begun, xa) = (log, log, VecDeque::new());
-        self.lock().open = Some(Open { epoch, server, decoded, begun, gtids, xa });
+        let idle = None;
+        self.lock().open = Some(Open { epoch, server, decoded, begun, gtids, xa, idle });
     }
 
     /// A transaction begins in the log; `add` puts its GTID into the set.
@@ -97,6 +102,19 @@ impl Progress {
             open.decoded = open.decoded.max(log);
             open.begun = open.begun.max(log);
         }
+    }
+
+    /// The server was waited for, and said that nothing is there beyond this place.
+    pub fn idle_at(&self, log: u64) {
+        if let Some(open) = &mut self.lock().open {
+            open.idle = Some((log, Instant::now()));
+        }
+    }
+
+    /// Where and when `idle_at` was told last.
+    #[must_use]
+    pub fn idle(&self) -> Option<(u64, Instant)> {
+        self.lock().open.as_ref()?.idle
     }
 
     /// Where the log is; to be asked before the snapshot is taken. `None` while no stream is open.
@@ -156,10 +174,12 @@ impl Before {
         log <= self.begun && log <= shown && self.unless_hidden(log, prepared) == log
     }
 
-    /// `log`, or what lies before the first end of an XA transaction that may be hidden yet.
+    /// `log`, or what lies before the first end of an XA transaction that may be hidden yet. Of
+    /// several with one name only the last can be: a name is free when the server has let go.
     fn unless_hidden(&self, log: u64, prepared: &[Xid]) -> u64 {
-        let hidden = self.xa.iter().find(|(_, xid)| prepared.contains(xid));
-        hidden.map_or(log, |(end, _)| log.min(end.saturating_sub(1)))
+        let end = |xid: &Xid| self.xa.iter().rev().find(|(_, ended)| ended == xid);
+        let first = prepared.iter().filter_map(end).map(|(end, _)| *end).min();
+        first.map_or(log, |end| log.min(end.saturating_sub(1)))
     }
 }
 
@@ -179,6 +199,7 @@ mod tests {
         progress.opening();
         progress.opened(3, "s", 100, None);
         progress.decoded(200);
+        progress.xa_ended(150, xid("a"));
         progress.xa_ended(250, xid("a"));
         progress.decoded(300);
         progress.begun(400, |_| {});

@@ -120,6 +120,14 @@ impl TableSql<'_> {
         format!("COPY {} FROM STDIN", self.stage)
     }
 
+    /// Copies rows into the table itself. A row that is there already is an error.
+    #[must_use]
+    pub fn copy_new(&self) -> String {
+        let columns: String =
+            (0..self.table.columns.len()).map(|index| self.column(index) + ", ").collect();
+        format!("COPY {} ({columns}{VERSION}, {UPDATED_AT}) FROM STDIN", self.name())
+    }
+
     /// Removes what is older than a truncation. A marked row is a tombstone too, so it also gets
     /// the truncation's version.
     #[must_use]

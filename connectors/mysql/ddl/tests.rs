@@ -216,7 +216,8 @@ fn statements_that_write_rows_are_named() {
     check("update percona.c set v = 1", "write percona.c");
     check("UPDATE LOW_PRIORITY IGNORE `a` AS x SET v = 1", "write shop.a");
     check("delete from a where k = 1", "write shop.a");
-    check("DELETE QUICK FROM x.a", "write x.a");
+    check("DELETE QUICK FROM x.a LIMIT 1", "write x.a");
+    check("DELETE FROM `x`.`a`", "x.a truncate");
     let names = |text: &str| match Statement::read(&query(text)) {
         Statement::WriteAny(names) => names.iter().map(ToString::to_string).collect(),
         other => vec![show(&other)],

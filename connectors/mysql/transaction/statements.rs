@@ -171,9 +171,9 @@ impl Builder {
         Ok(part)
     }
 
-    /// Rows of one of these tables were changed by a statement. A table of another database than the
-    /// replicated ones is nobody's business, as that of a tool which compares replicas; one beside
-    /// replicated tables may be a view of them, or have triggers.
+    /// Rows of one of these tables were changed by a statement. A table of another database than
+    /// the replicated ones is nobody's business, as that of a tool which compares replicas; one
+    /// beside replicated tables may be a view of them, or have triggers.
     fn write(&mut self, tables: &[TableName]) -> Result<Option<Transaction>> {
         let followed: Vec<TableName> =
             tables.iter().filter_map(|table| self.shapes.followed(table).cloned()).collect();

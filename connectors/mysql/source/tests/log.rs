@@ -318,3 +318,44 @@ async fn an_account_with_the_documented_privileges_is_enough() {
     fixture.source.evict().await.unwrap();
     fixture.source.stream(&position, EPOCH, &tables, &[]).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_log_that_is_begun_anew_while_it_is_read_ends_the_stream() {
+    let database = Database::alone(&[]).await;
+    let fixture = Fixture::on(database, "CREATE TABLE t (k int PRIMARY KEY)").await;
+    let (_, mut stream) = fixture.start().await;
+    fixture.run("INSERT INTO t VALUES (1)").await;
+    let reached = fixture.read_all(&mut stream).await.pop().unwrap().position;
+    let reset = match testing::is_mysql() {
+        true => "RESET BINARY LOGS AND GTIDS",
+        false => "RESET MASTER",
+    };
+    fixture.run(&format!("{reset};\nINSERT INTO t VALUES (2)")).await;
+    while let Ok(transaction) = stream.next().await {
+        assert_eq!(transaction.changes, []);
+    }
+    let tables = fixture.tables().await;
+    let resumed = fixture.source.subscribe(&tables, Some(Resume::at(&reached))).await;
+    assert!(!resumed.unwrap_err().is_transient());
+}
+
+#[tokio::test]
+async fn a_log_that_was_begun_anew_and_has_grown_beyond_our_place_ends_the_stream() {
+    if testing::is_mysql() {
+        // There the dump ends with an error.
+        return;
+    }
+    let database = Database::alone(&[]).await;
+    let fixture = Fixture::on(database, "CREATE TABLE t (k int PRIMARY KEY, v longtext)").await;
+    let (_, mut stream) = fixture.start().await;
+    fixture.read_all(&mut stream).await;
+    let grown = "RESET MASTER;\nINSERT INTO t VALUES (2, REPEAT('x', 100000))";
+    fixture.run(grown).await;
+    let error = loop {
+        match stream.next().await {
+            Ok(transaction) => assert_eq!(transaction.changes, []),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_transient(), "{error}");
+}
