@@ -121,7 +121,8 @@ async fn s30_the_log_was_reset_and_filled_to_the_same_place(pair: Pair) {
 }
 
 async fn s31_the_domains_of_several_primaries_are_interleaved(pair: Pair) {
-    let mut world = World::new(pair, &tables(pair)).await;
+    // What a target on the same server writes is in the log, too, and would be purged unread.
+    let mut world = World::with(pair, &tables(pair), &[], true).await;
     if world.server.is_mysql() {
         return;
     }
@@ -259,7 +260,8 @@ async fn s36_a_damaged_event_is_read_again(pair: Pair) {
 }
 
 async fn s42_a_source_that_became_read_only_is_still_read(pair: Pair) {
-    let mut world = replicated(pair).await;
+    let mut world = World::with(pair, &tables(pair), &[], true).await;
+    world.catch_up().await;
     world.execute(MORE).await;
     world.execute("SET GLOBAL read_only = ON").await;
     world.command(&["check"]).await.must_exit(0);

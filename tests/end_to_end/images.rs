@@ -221,7 +221,7 @@ async fn cascades_that_the_log_does_not_have_are_refused(pair: Pair) {
 /// S40: what is not a plain INSERT, UPDATE or DELETE is rows in the log all the same.
 async fn every_way_to_write_a_row_arrives(pair: Pair) {
     let sql = "CREATE TABLE t (id int AUTO_INCREMENT PRIMARY KEY, u int UNIQUE, v varchar(50),
-            g int AS (id * 2) VIRTUAL, s varchar(60) AS (concat(v, '!')) STORED);
+            g int AS (u * 2) VIRTUAL, s varchar(60) AS (concat(v, '!')) STORED);
         CREATE TABLE log (id int AUTO_INCREMENT PRIMARY KEY, what varchar(50));
         CREATE TRIGGER watch AFTER INSERT ON t FOR EACH ROW INSERT INTO log (what) VALUES (NEW.v);
         CREATE TABLE parts (id int PRIMARY KEY, v varchar(50)) PARTITION BY HASH (id) PARTITIONS 3;
