@@ -146,8 +146,8 @@ pub enum Event<'a> {
     },
     /// Where the next event is: in the next file, or where reading begins.
     Rotate {
-        /// The file; `None` where its name cannot be trusted.
-        file: Option<&'a str>,
+        /// The file.
+        file: &'a str,
         /// Bytes from its beginning.
         offset: u64,
     },
@@ -281,12 +281,13 @@ impl Decoder {
         Decoder::default()
     }
 
-    /// What the event says.
+    /// What the event says, and its header: one of a compressed transaction has the size 0 there,
+    /// because it takes no place in the file.
     ///
     /// # Errors
     /// `protocol`: it is not understood, so nothing after it can be trusted either; a wrong
     /// checksum is `Transient`.
-    pub fn decode<'a>(&mut self, raw: &RawEvent<'a>) -> Result<Event<'a>> {
+    pub fn decode<'a>(&mut self, raw: &RawEvent<'a>) -> Result<(Header, Event<'a>)> {
         let inner = self.inner_left > 0;
         match inner {
             true => self.count_inner(raw)?,
@@ -311,7 +312,8 @@ impl Decoder {
                 Malformed::new("an event that cannot be in a compressed transaction").into()
             );
         }
-        Ok(event)
+        let size = if inner { 0 } else { raw.header.size };
+        Ok((Header { size, ..raw.header }, event))
     }
 
     /// The event is one of those that were compressed together.
@@ -335,12 +337,11 @@ impl Decoder {
             }
             ROTATE => {
                 let offset = reader.u64()?;
-                // MariaDB appends a checksum that cannot be told from the name yet.
-                let file = match self.format_known {
-                    true => Some(utf8(reader.rest())?),
-                    false => None,
+                let name = match self.format_known {
+                    true => reader.rest(),
+                    false => without_checksum(&header, body, reader.rest()),
                 };
-                Event::Rotate { file, offset }
+                Event::Rotate { file: utf8(name)?, offset }
             }
             GTID | ANONYMOUS_GTID | GTID_TAGGED | MARIADB_GTID => {
                 Event::Gtid(Gtid::read(header.kind, header.server_id, body)?)
@@ -367,6 +368,23 @@ impl Decoder {
             kind => return Ok(left_out(kind, header.flags)),
         };
         Ok(Ok(event))
+    }
+}
+
+/// The name in the first event of a connection. MariaDB appends a checksum to it, which nobody can
+/// know before the format has been told; the checksum itself tells.
+fn without_checksum<'a>(header: &Header, body: &[u8], name: &'a [u8]) -> &'a [u8] {
+    let (Some((body, checksum)), Some(plain)) =
+        (body.split_last_chunk::<4>(), name.len().checked_sub(4).and_then(|end| name.get(..end)))
+    else {
+        return name;
+    };
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&header.bytes());
+    hasher.update(body);
+    match hasher.finalize() == u32::from_le_bytes(*checksum) {
+        true => plain,
+        false => name,
     }
 }
 

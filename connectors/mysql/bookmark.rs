@@ -176,10 +176,13 @@ impl std::fmt::Display for Gtids {
 pub struct Bookmark {
     /// Who wrote the log: MySQL's `server_uuid`, MariaDB's `server_id`.
     pub server: String,
-    /// The end of the last transaction that was read.
+    /// Where to resume: the end of the last transaction that was read.
     pub place: Place,
-    /// The transactions that were read.
+    /// The transactions up to there.
     pub gtids: Gtids,
+    /// The end of what was delivered, where that is further: from `place` to here the log is only
+    /// read again for the XA transactions that were prepared there and are not decided.
+    pub delivered: Option<Place>,
 }
 
 /// The form of a bookmark in a `Position`.
@@ -191,6 +194,8 @@ struct Stored {
     file: String,
     offset: u64,
     gtid: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delivered: Option<Place>,
 }
 
 impl From<Bookmark> for Stored {
@@ -201,6 +206,7 @@ impl From<Bookmark> for Stored {
             file: bookmark.place.file,
             offset: bookmark.place.offset,
             gtid: bookmark.gtids.to_string(),
+            delivered: bookmark.delivered,
         }
     }
 }
@@ -210,7 +216,12 @@ impl TryFrom<Stored> for Bookmark {
 
     fn try_from(stored: Stored) -> Result<Bookmark> {
         let gtids = Gtids::parse(stored.flavor, &stored.gtid)?;
-        Ok(Bookmark { server: stored.server, place: Place::new(stored.file, stored.offset), gtids })
+        Ok(Bookmark {
+            server: stored.server,
+            place: Place::new(stored.file, stored.offset),
+            gtids,
+            delivered: stored.delivered,
+        })
     }
 }
 
@@ -235,12 +246,18 @@ impl Bookmark {
         })
     }
 
-    /// The version of this place, older than every transaction after it.
+    /// How far changes have been delivered.
+    #[must_use]
+    pub fn end(&self) -> &Place {
+        self.delivered.as_ref().unwrap_or(&self.place)
+    }
+
+    /// The version of this place, older than every transaction that is still to be delivered.
     ///
     /// # Errors
     /// `protocol`, as `Place::log`.
     pub fn version(&self, epoch: u32) -> Result<Version> {
-        Ok(Version::at_log(epoch, self.place.log()?))
+        Ok(Version::at_log(epoch, self.end().log()?))
     }
 }
 
@@ -256,7 +273,8 @@ mod tests {
             let mut gtids = Gtids::none(Flavor::Mariadb);
             gtids.add_mariadb(MariadbGtid { domain: number, server: 7, sequence }).unwrap();
             let place = Place::new(format!("binlog.{number:06}"), offset);
-            let bookmark = Bookmark { server, place, gtids };
+            let delivered = (offset % 2 == 0).then(|| Place::new("binlog.7", offset));
+            let bookmark = Bookmark { server, place, gtids, delivered };
             prop_assert_eq!(Bookmark::read(&bookmark.position()).unwrap(), bookmark);
         }
     }

@@ -79,13 +79,22 @@ impl Cells {
         Row::from_cells((0..self.spans.len()).map(|place| self.cell(place)))
     }
 
-    /// The row, with what it lacks taken from another image of it.
-    #[must_use]
-    pub fn row_completed_from(&self, other: &Cells) -> Row {
-        Row::from_cells((0..self.spans.len()).map(|place| match self.cell(place) {
-            Cell::Absent => other.cell(place),
-            cell => cell,
-        }))
+    /// Takes what this image lacks from another image of the row.
+    pub fn complete_from(&mut self, other: &Cells) {
+        for place in 0..self.spans.len() {
+            if self.spans[place] != Span::Absent {
+                continue;
+            }
+            self.spans[place] = match other.cell(place) {
+                Cell::Absent => Span::Absent,
+                Cell::Null => Span::Null,
+                Cell::Value(value) => {
+                    let start = self.text.len();
+                    self.text.extend_from_slice(value);
+                    Span::Text(start, self.text.len())
+                }
+            };
+        }
     }
 
     /// Whether any cell is absent.
@@ -132,6 +141,21 @@ impl<'a> Present<'a> {
 
 fn bit(bits: &[u8], index: usize) -> bool {
     bits.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1)
+}
+
+/// Passes one image of a row whose values are laid out like this.
+///
+/// # Errors
+/// If they are not.
+pub fn skip_image(reader: &mut Reader<'_>, wires: &[Wire], present: Present<'_>) -> Decoded<()> {
+    let nulls = reader.take(present.count.div_ceil(8))?;
+    let there = wires.iter().enumerate().filter(|&(index, _)| present.has(index));
+    for (seen, (_, &wire)) in there.enumerate() {
+        if !bit(nulls, seen) {
+            skip(wire, reader)?;
+        }
+    }
+    Ok(())
 }
 
 impl Plan {

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt};
@@ -17,17 +17,18 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::binlog::{Decoder, Event, Gtid, Header, MariadbKind, RawEvent};
+use super::binlog::{Decoder, Event, Gtid, MariadbKind, RawEvent, Xid};
 use super::bookmark::{Bookmark, Gtids};
 use super::config::Config;
 use super::connect::{self, Role, Session};
+use super::ddl::Statement;
 use super::layout::Layout;
 use super::replica::Replica;
-use super::subscribe::{self, LogFile, Start};
+use super::subscribe::{self, Start};
 use super::transaction::{Builder, Options, Step};
 use super::visibility::Progress;
 use super::{catalog, failure};
-use crate::change::Transaction;
+use crate::change::{Timestamp, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TableName, TableSchema};
 use crate::version::Position;
@@ -70,8 +71,6 @@ pub struct Stream {
     builder: Builder,
     catalog: Catalog,
     progress: Arc<Progress>,
-    /// To tell the name of the first file from what stands behind it.
-    files: Vec<LogFile>,
 }
 
 /// Events as they come.
@@ -111,7 +110,6 @@ impl Stream {
         let mut session = connect::connect(config, Role::Source).await?;
         let start = subscribe::prove(&mut session, &from).await?;
         replica.wait_until_free(&mut session).await?;
-        let files = subscribe::files(&mut session).await?;
         let layouts = layouts(&mut session, tables).await?;
         let options = Options {
             epoch: opening.epoch,
@@ -130,10 +128,9 @@ impl Stream {
         Ok(Stream {
             events: Events::receive(dump),
             decoder: Decoder::new(),
-            builder: Builder::new(from, layouts, earlier, options),
+            builder: Builder::new(from, layouts, earlier, options)?,
             catalog: Catalog { config: config.clone(), session: Some(session), asking: None },
             progress,
-            files,
         })
     }
 
@@ -143,28 +140,33 @@ impl Stream {
         let event = self.events.peek().await?;
         let raw = RawEvent::of(event)?;
         let mut decoder = self.decoder.clone();
-        let mut event = decoder.decode(&raw)?;
-        if let Event::Rotate { file: file @ None, .. } = &mut event {
-            *file = Some(first_file(&self.files, raw.body)?);
-        }
-        loop {
-            match self.builder.feed(&raw.header, &event)? {
+        let (header, event) = decoder.decode(&raw)?;
+        let xid = ended_xa(&event);
+        let taken = loop {
+            // Known before it is delivered, so that no chunk overlooks it.
+            if let (Some(version), Some(xid)) = (self.builder.open_version(), &xid) {
+                self.progress.xa_ended(version.log, xid.clone());
+            }
+            match self.builder.feed(&header, &event)? {
+                Step::Taken(transaction) => break transaction,
                 Step::Ask(table) => {
                     let now = self.catalog.ask(&table).await?;
                     self.builder.define(&table, now);
                 }
-                Step::Taken(transaction) => {
-                    note(&self.progress, &self.builder, &raw.header, &event)?;
-                    if let Some(whole) = transaction.as_ref().filter(|t| t.complete) {
-                        let reached = self.builder.reached().place.log()?;
-                        self.progress.decoded(whole.version.log.max(reached));
-                    }
-                    self.decoder = decoder;
-                    self.events.consume();
-                    return Ok(transaction);
-                }
             }
+        };
+        note(&self.progress, &self.builder, &event);
+        self.decoder = decoder;
+        self.events.consume();
+        let Some(mut transaction) = taken else { return Ok(None) };
+        if transaction.complete {
+            let reached = self.builder.reached().place.log()?;
+            self.progress.decoded(transaction.version.log.max(reached));
         }
+        if transaction.committed_at == Timestamp(0) {
+            transaction.committed_at = now();
+        }
+        Ok(Some(transaction))
     }
 }
 
@@ -190,39 +192,34 @@ impl ChangeStream for Stream {
 }
 
 /// Tells the readers which transaction is being read, before it is delivered.
-fn note(progress: &Progress, builder: &Builder, _: &Header, event: &Event<'_>) -> Result<()> {
-    let Some(version) = builder.open_version() else { return Ok(()) };
-    match event {
-        Event::Gtid(Gtid::Mysql { id, .. }) => {
-            progress.begun(version.log, |gtids| {
-                if let (Gtids::Mysql(set), Some((uuid, number))) = (gtids, id) {
-                    set.add(uuid, *number);
-                }
-            });
+fn note(progress: &Progress, builder: &Builder, event: &Event<'_>) {
+    let (Event::Gtid(gtid), Some(version)) = (event, builder.open_version()) else { return };
+    progress.begun(version.log, |gtids| match (gtids, gtid) {
+        (Gtids::Mysql(set), Gtid::Mysql { id: Some((uuid, number)), .. }) => {
+            set.add(uuid, *number);
         }
-        Event::Gtid(Gtid::Mariadb { kind, .. }) => {
-            progress.begun(version.log, |_| {});
-            if let MariadbKind::Completed(xid) = kind {
-                progress.xa_ended(version.log, xid.clone());
-            }
-        }
+        // Others are not asked for by their GTIDs.
         _ => {}
+    });
+    if let Gtid::Mariadb { kind: MariadbKind::Completed(xid), .. } = gtid {
+        progress.xa_ended(version.log, xid.clone());
     }
-    Ok(())
 }
 
-/// The name of the first file. MariaDB puts a checksum behind it, which nothing announces.
-fn first_file<'a>(files: &[LogFile], body: &'a [u8]) -> Result<&'a str> {
-    let name = body.get(8..).unwrap_or_default();
-    let short = name.len().checked_sub(4).and_then(|end| name.get(..end)).unwrap_or_default();
-    let known = |name: &&[u8]| files.iter().any(|file| file.name.as_bytes() == *name);
-    let name = [name, short].into_iter().find(known);
-    let name = name.and_then(|name| std::str::from_utf8(name).ok());
-    // It may have been begun just now.
-    name.ok_or_else(|| {
-        let message = "the binary log begins with a file that was not there just now";
-        Error::transient(Code::Protocol, message)
-    })
+/// The XA transaction that this statement of a MySQL commits.
+fn ended_xa(event: &Event<'_>) -> Option<Xid> {
+    let Event::Query(query) = event else { return None };
+    // Few statements are, so most need not be taken apart for it.
+    query.text.get(..3).filter(|word| word.eq_ignore_ascii_case("XA "))?;
+    match Statement::read(query) {
+        Statement::XaCommit(xid) => Some(xid),
+        _ => None,
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 async fn folds_names(session: &mut Session) -> Result<bool> {

@@ -120,16 +120,16 @@ pub async fn begin(session: &mut Session) -> Result<Bookmark> {
             let message = "the end of the binary log moved while it was looked at";
             Error::transient(Code::Unreachable, message)
         })?;
-        return Ok(Bookmark { server, place, gtids });
+        return Ok(Bookmark { server, place, gtids, delivered: None });
     }
     if !has_gtids(session).await? {
-        return Ok(Bookmark { server, place, gtids: Gtids::none(flavor) });
+        return Ok(Bookmark { server, place, gtids: Gtids::none(flavor), delivered: None });
     }
     let executed = first(session, "read gtid_executed", sql::GTID_EXECUTED).await?;
     let previous = previous_gtids(session, &place.file).await?;
     // A list of sets is the union of them.
     let gtids = Gtids::parse(flavor, &format!("{previous},{executed}"))?;
-    Ok(Bookmark { server, place: Place::new(place.file, FIRST_OFFSET), gtids })
+    Ok(Bookmark { server, place: Place::new(place.file, FIRST_OFFSET), gtids, delivered: None })
 }
 
 /// What a file of MySQL says of all files before it.
