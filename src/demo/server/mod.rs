@@ -223,6 +223,17 @@ impl Server {
         matches!(&self.programs, Programs::Mariadb(programs) if programs.is_mysql)
     }
 
+    /// The server's first process, by the server's own word.
+    ///
+    /// # Errors
+    /// If the server does not run.
+    pub fn process_id(&self) -> Result<u32> {
+        let file = fs::read_to_string(self.programs.process_file(&self.directory));
+        let file = file.doing("read the id of the server's process")?;
+        let id = file.lines().next().and_then(|line| line.trim().parse().ok());
+        id.ok_or_else(|| Error("the server does not say its process id".into()))
+    }
+
     /// The server's data directory.
     #[must_use]
     pub fn data_directory(&self) -> PathBuf {
