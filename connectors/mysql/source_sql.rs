@@ -350,8 +350,8 @@ pub fn replicas(server: &Server) -> &'static str {
     }
 }
 
-/// What a session says before it asks for the log. Heartbeats come three times a second: they tell that
-/// the end of the log has been reached. A slow target must not get us disconnected.
+/// What a session says before it asks for the log. Heartbeats come three times a second: they tell
+/// that the end of the log has been reached. A slow target must not get us disconnected.
 pub const DUMP: &str = "@master_heartbeat_period = 300000000, \
      @source_heartbeat_period = 300000000, SESSION net_write_timeout = 3600";
 
