@@ -28,7 +28,7 @@ use super::replica::Replica;
 use super::subscribe::{self, Start};
 use super::transaction::{Builder, Options, Step};
 use super::visibility::Progress;
-use super::{catalog, failure};
+use super::{catalog, failure, source_sql as sql};
 use crate::change::{Timestamp, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TableName, TableSchema};
@@ -403,6 +403,14 @@ async fn answer(config: Arc<Config>, session: Option<Session>, table: TableName)
         Some(session) => session,
         None => connect::connect(&config, Role::Source).await?,
     };
+    // MySQL writes an ALTER into the log before its catalog shows it. Until it does, the table is
+    // locked, and this waits. A table that is gone cannot be read, and the catalog says so.
+    if !session.server().is_mariadb()
+        && let Err(error) = session.query("look at a table", &sql::lock(&table)).await
+        && error.is_transient()
+    {
+        return Err(error);
+    }
     let now = catalog::by_names(&mut session, std::slice::from_ref(&table)).await?.pop();
     // A table that is no longer replicable is as good as gone; the builder says what that means.
     let layout = now.and_then(|now| now.layout().ok());
