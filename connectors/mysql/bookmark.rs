@@ -183,6 +183,9 @@ pub struct Bookmark {
     /// The end of what was delivered, where that is further: from `place` to here the log is only
     /// read again for the XA transactions that were prepared there and are not decided.
     pub delivered: Option<Place>,
+    /// When the file was begun, in seconds since 1970, once the log has said so. A log that was reset
+    /// and filled again may come to the same place and the same GTIDs.
+    pub begun: Option<u32>,
 }
 
 /// The form of a bookmark in a `Position`.
@@ -196,6 +199,8 @@ struct Stored {
     gtid: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delivered: Option<Place>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    begun: Option<u32>,
 }
 
 impl From<Bookmark> for Stored {
@@ -207,6 +212,7 @@ impl From<Bookmark> for Stored {
             offset: bookmark.place.offset,
             gtid: bookmark.gtids.to_string(),
             delivered: bookmark.delivered,
+            begun: bookmark.begun,
         }
     }
 }
@@ -221,6 +227,7 @@ impl TryFrom<Stored> for Bookmark {
             place: Place::new(stored.file, stored.offset),
             gtids,
             delivered: stored.delivered,
+            begun: stored.begun,
         })
     }
 }
@@ -274,7 +281,8 @@ mod tests {
             gtids.add_mariadb(MariadbGtid { domain: number, server: 7, sequence }).unwrap();
             let place = Place::new(format!("binlog.{number:06}"), offset);
             let delivered = (offset % 2 == 0).then(|| Place::new("binlog.7", offset));
-            let bookmark = Bookmark { server, place, gtids, delivered };
+            let begun = (offset % 3 == 0).then_some(number);
+            let bookmark = Bookmark { server, place, gtids, delivered, begun };
             prop_assert_eq!(Bookmark::read(&bookmark.position()).unwrap(), bookmark);
         }
     }

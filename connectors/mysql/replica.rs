@@ -155,7 +155,7 @@ impl Replica {
         let (server, place) =
             (subscribe::identity(&mut asking).await?, subscribe::end(&mut asking).await?);
         let gtids = Gtids::none(subscribe::flavor(asking.server()));
-        let here = Bookmark { server, place: place.clone(), gtids, delivered: None };
+        let here = Bookmark { server, place: place.clone(), gtids, delivered: None, begun: None };
         let stream = self.ask(asking, &here, &Start::Place(place)).await?;
         // The server ends the other one before it sends us anything.
         let mut stream = stream;

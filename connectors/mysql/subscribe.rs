@@ -120,10 +120,16 @@ pub async fn begin(session: &mut Session) -> Result<Bookmark> {
             let message = "the end of the binary log moved while it was looked at";
             Error::transient(Code::Unreachable, message)
         })?;
-        return Ok(Bookmark { server, place, gtids, delivered: None });
+        return Ok(Bookmark { server, place, gtids, delivered: None, begun: None });
     }
     if !has_gtids(session).await? {
-        return Ok(Bookmark { server, place, gtids: Gtids::none(flavor), delivered: None });
+        return Ok(Bookmark {
+            server,
+            place,
+            gtids: Gtids::none(flavor),
+            delivered: None,
+            begun: None,
+        });
     }
     // Reading by GTID begins at the head of the file, and places are modulo 2^32 in it.
     if place.offset > u64::from(u32::MAX) {
@@ -138,7 +144,13 @@ pub async fn begin(session: &mut Session) -> Result<Bookmark> {
     let previous = previous_gtids(session, &place.file).await?;
     // A list of sets is the union of them.
     let gtids = Gtids::parse(flavor, &format!("{previous},{executed}"))?;
-    Ok(Bookmark { server, place: Place::new(place.file, FIRST_OFFSET), gtids, delivered: None })
+    Ok(Bookmark {
+        server,
+        place: Place::new(place.file, FIRST_OFFSET),
+        gtids,
+        delivered: None,
+        begun: None,
+    })
 }
 
 /// What a file of MySQL says of all files before it.

@@ -67,6 +67,8 @@ pub struct Builder {
     late_halts: Vec<Change>,
     /// The end of the last event.
     here: Place,
+    /// When its file was begun, once the file has said so.
+    begun: Option<u32>,
     open: Option<Open>,
     before: Cells,
     after: Cells,
@@ -87,6 +89,7 @@ impl Builder {
         Ok(Builder {
             shapes: Shapes::new(tables, earlier, options.fold_names, options.zero_dates),
             here: from.place.clone(),
+            begun: None,
             delivered: from.end().log()?,
             late_halts: Vec::new(),
             reached: Bookmark { delivered: None, ..from },
@@ -161,7 +164,7 @@ impl Builder {
             Event::Xid | Event::XaPrepare { one_phase: true, .. } => self.commit(),
             Event::XaPrepare { xid, one_phase: false } => self.prepare(xid.clone()),
             Event::Rotate { file, offset } => self.rotate(file, *offset),
-            Event::Format { .. } => self.cut_off(),
+            Event::Format { .. } => self.file_begins(header),
             Event::Heartbeat { file, offset } => {
                 self.heartbeat(file, offset.unwrap_or(u64::from(header.end)))
             }
@@ -245,6 +248,7 @@ impl Builder {
             Gtid::Mysql { id: None, .. } => {}
         }
         self.reached.place = self.here.clone();
+        self.reached.begun = self.begun;
         Ok(())
     }
 
@@ -304,12 +308,28 @@ impl Builder {
         let is_older = log < ours.log()? || self.was_delivered(log);
         let offset = if file == ours.file { ours.offset } else { offset };
         self.here = Place::new(file, offset.max(FIRST_OFFSET));
+        self.begun = None;
         self.shapes.forget_maps();
         match (cut_off, is_older || file == ours.file) {
             (Some(transaction), _) => Ok(Some(transaction)),
             (None, true) => Ok(None),
             (None, false) => self.idle().map(Some),
         }
+    }
+
+    /// The first event of a file; also said again when reading begins in the middle of it.
+    fn file_begins(&mut self, header: &Header) -> Result<Option<Transaction>> {
+        let begun = (header.timestamp != 0).then_some(header.timestamp);
+        if self.here.file == self.reached.place.file {
+            if let (Some(ours), Some(theirs)) = (self.reached.begun, begun)
+                && ours != theirs
+            {
+                return Err(begun_anew(&self.here.file));
+            }
+            self.reached.begun = self.reached.begun.or(begun);
+        }
+        self.begun = begun;
+        self.cut_off()
     }
 
     /// A file ends within a transaction, because the server crashed while writing it.
@@ -339,6 +359,7 @@ impl Builder {
     /// Nothing but the position moved. When, nobody says; `stream.rs` has a clock.
     fn idle(&mut self) -> Result<Transaction> {
         self.reached.place = self.here.clone();
+        self.reached.begun = self.begun;
         Ok(Transaction {
             version: Version::at_log(self.options.epoch, self.here.log()?),
             position: self.position(),
@@ -408,6 +429,18 @@ impl Builder {
         let Some(open) = &self.open else { return Ok(None) };
         Ok(Some(self.transaction(open, part, false)))
     }
+}
+
+/// The file of our place is another one than it was, although it has the same name.
+fn begun_anew(file: &str) -> Error {
+    Error::stop(
+        Code::SourceIdentity,
+        format!(
+            "the source's binary log {file} was begun anew since our place in it was read (RESET \
+             MASTER, or a server in the place of another); to accept the gap and copy everything \
+             again run `driftless run --resync`"
+        ),
+    )
 }
 
 /// The message for a table whose shape is not followed.

@@ -68,7 +68,8 @@ async fn a_transaction_has_one_version_and_rising_ordinals() {
     }
     for transaction in &transactions {
         let end = fixture.source.version_of(&transaction.position, EPOCH).unwrap();
-        assert!(end >= transaction.version);
+        // What only says how far the log was read has an ordinal of its own at that place.
+        assert!(end >= transaction.version.with_ordinal(0));
     }
 }
 

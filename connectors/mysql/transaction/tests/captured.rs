@@ -18,6 +18,7 @@ fn builder(name: &str, fixture: &fixtures::Fixture, part_bytes: usize) -> Builde
         place: Place::new("binlog.000001", 4),
         gtids: Gtids::none(flavor),
         delivered: None,
+        begun: None,
     };
     let layouts = fixture.tables.iter().map(|(layout, _)| layout.clone()).collect();
     let options = Options { epoch: 1, part_bytes, zero_dates: ZeroDates::Null, fold_names: false };

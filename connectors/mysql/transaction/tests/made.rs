@@ -23,6 +23,7 @@ fn builder(offset: u64, part_bytes: usize) -> Builder {
         place: Place::new("b.000002", offset),
         gtids: Gtids::none(Flavor::Mariadb),
         delivered: None,
+        begun: None,
     };
     let options = Options { epoch: 1, part_bytes, zero_dates: ZeroDates::Stop, fold_names: true };
     Builder::new(from, vec![table()], &[], options).unwrap()

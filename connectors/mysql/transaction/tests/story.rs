@@ -26,6 +26,7 @@ fn start(flavor: Flavor) -> Bookmark {
         place: Place::new("binlog.000001", 4),
         gtids: Gtids::none(flavor),
         delivered: None,
+        begun: None,
     }
 }
 
