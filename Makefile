@@ -11,19 +11,21 @@ help: ## list the targets
 servers: ## make sure that the database servers which the tests start are installed
 	@scripts/servers
 
-demo: servers ## a throw-away PostgreSQL, a busy shop, a replicator that gets killed, a proof
+SOURCE ?= postgres
+demo: ## a throw-away server, a busy shop, a replicator that gets killed, a proof; SOURCE=mariadb
+	@scripts/servers $(SOURCE)
 	@echo "== building driftless, then showing it (about a minute after the build)"
 	@cargo build --release --quiet
-	@cargo run --release --quiet -- demo
+	@cargo run --release --quiet -- demo --source $(SOURCE)
 
 test: servers ## everything that a change must pass: format, lints, all tests
 	@scripts/test
 
-test-more: servers ## the end-to-end tests against PostgreSQL 14, 17 and 18, and the long workload
+test-more: servers ## every pair; PostgreSQL 14, 17, 18, MySQL 9.7, MariaDB 11.8; the long workload
 	@scripts/test-more
 
-soak: servers ## a full minute of pgbench and the shop, killed 30 times, for both targets
-	@echo "== the long workload: a minute, scale 10, 30 kills, both targets"
+soak: servers ## a full minute of a bench and the shop, killed 30 times, for every pair
+	@echo "== the long workload: a minute, scale 10, 30 kills, every pair"
 	@cargo build --release --quiet
 	@WORKLOAD_SECONDS=60 WORKLOAD_SCALE=10 WORKLOAD_KILLS=30 \
 		scripts/run-tests --release --profile soak workload

@@ -55,6 +55,18 @@ pub enum Code {
     SlotInUse,
     /// The publication does not publish all that is needed.
     Publication,
+    /// The binary log that we need has been purged.
+    BinlogPurged,
+    /// The binary log has the text of a statement where it should have rows.
+    StatementDml,
+    /// The log carried a row only in part, and not enough of it.
+    PartialRow,
+    /// A date with a zero in it, which no other database can hold.
+    ZeroDate,
+    /// A foreign key changes rows without telling the log.
+    Cascade,
+    /// Another replica uses our server id.
+    ServerIdInUse,
     /// The source is another server, or another timeline, than the target's position is of.
     SourceIdentity,
     /// Our position is ahead of the source's log.
@@ -115,6 +127,12 @@ impl Code {
             Code::SlotUnknown => "slot-unknown",
             Code::SlotInUse => "slot-in-use",
             Code::Publication => "publication",
+            Code::BinlogPurged => "binlog-purged",
+            Code::StatementDml => "statement-dml",
+            Code::PartialRow => "partial-row",
+            Code::ZeroDate => "zero-date",
+            Code::Cascade => "cascade",
+            Code::ServerIdInUse => "server-id-in-use",
             Code::SourceIdentity => "source-identity",
             Code::PositionAhead => "position-ahead",
             Code::Protocol => "protocol",

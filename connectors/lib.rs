@@ -7,10 +7,15 @@
 
 pub mod change;
 pub mod error;
+pub mod float;
 pub mod memory;
+pub mod mysql;
 pub mod postgres;
 pub mod schema;
 pub mod sqlite;
+#[cfg(test)]
+mod testing;
+mod url;
 pub mod version;
 
 use std::collections::BTreeMap;
@@ -74,6 +79,8 @@ pub trait Source: Send + Sync {
 
     /// Opens the log at a position that `subscribe` returned. Versions get this epoch. Only one
     /// stream of a source is open at a time; opening it forgets what an earlier one decoded.
+    /// `tables` are as `tables` returned them; `earlier` are the shapes that they had before, the
+    /// oldest first, for a log that does not describe its rows itself.
     ///
     /// # Errors
     /// The connection, or that somebody else reads the log.
@@ -82,6 +89,7 @@ pub trait Source: Send + Sync {
         from: &Position,
         epoch: u32,
         tables: &[Arc<TableSchema>],
+        earlier: &[Arc<TableSchema>],
     ) -> Result<Box<dyn ChangeStream>>;
 
     /// The version of a position, ordinal 0: its place in the log.
@@ -426,6 +434,9 @@ pub struct TargetOptions {
     pub pipeline: String,
     /// Whether deleted rows stay, marked `_cdc_deleted`.
     pub soft_deletes: bool,
+    /// The schema whose tables keep their plain names in a target without schemas; that of
+    /// `plain_schema`.
+    pub plain_schema: String,
 }
 
 /// What a source needs to know of its pipeline.
@@ -435,6 +446,30 @@ pub struct SourceOptions {
     pub pipeline: String,
     /// A larger transaction is delivered in parts of about this many bytes.
     pub part_bytes: usize,
+    /// MySQL: what we call ourselves among its replicas; `None` makes it of the pipeline's name.
+    pub server_id: Option<u32>,
+    /// MySQL: what becomes of dates with a zero in them.
+    pub zero_dates: ZeroDates,
+    /// MySQL: replicate tables although a foreign key changes their rows without telling the log.
+    pub accept_cascades: bool,
+}
+
+/// What becomes of a MySQL date with a zero year, month or day, which is no date elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZeroDates {
+    /// Its table stops, and the row is named.
+    #[default]
+    Stop,
+    /// NULL is written in its place.
+    Null,
+}
+
+impl SourceOptions {
+    /// The options of a pipeline that asks for nothing special.
+    pub fn new(pipeline: impl Into<String>, part_bytes: usize) -> SourceOptions {
+        let (pipeline, zero_dates) = (pipeline.into(), ZeroDates::default());
+        SourceOptions { pipeline, part_bytes, server_id: None, zero_dates, accept_cascades: false }
+    }
 }
 
 /// Opens the source that the URL's scheme names. Connects only when it is used.
@@ -444,9 +479,11 @@ pub struct SourceOptions {
 pub fn open_source(url: &str, options: SourceOptions) -> Result<Arc<dyn Source>> {
     match scheme(url)? {
         Scheme::Postgres => Ok(Arc::new(postgres::source(url, &options)?)),
+        Scheme::Mysql => Ok(Arc::new(mysql::source(url, &options)?)),
         Scheme::Sqlite => Err(Error::stop(
             Code::Configuration,
-            "sqlite has no change log, so it can only be a target; give a postgres:// URL as the source",
+            "sqlite has no change log, so it can only be a target; give a postgres:// or mysql:// \
+             URL as the source",
         )),
     }
 }
@@ -458,25 +495,41 @@ pub fn open_source(url: &str, options: SourceOptions) -> Result<Arc<dyn Source>>
 pub async fn open_target(url: &str, options: TargetOptions) -> Result<Box<dyn Target>> {
     match scheme(url)? {
         Scheme::Postgres => Ok(Box::new(postgres::target(url, options).await?)),
+        Scheme::Mysql => Ok(Box::new(mysql::target(url, options).await?)),
         Scheme::Sqlite => Ok(Box::new(sqlite::target(url, options).await?)),
+    }
+}
+
+/// The schema of a source whose tables are meant by a plain name: `public` for PostgreSQL, the
+/// URL's database for MySQL.
+///
+/// # Errors
+/// `configuration`, for a URL that cannot be read or names no database.
+pub fn plain_schema(source_url: &str) -> Result<String> {
+    match scheme(source_url)? {
+        Scheme::Postgres | Scheme::Sqlite => Ok("public".into()),
+        Scheme::Mysql => mysql::database(source_url),
     }
 }
 
 enum Scheme {
     Postgres,
+    Mysql,
     Sqlite,
 }
 
 fn scheme(url: &str) -> Result<Scheme> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
         Some("postgres" | "postgresql") => Ok(Scheme::Postgres),
+        Some("mysql" | "mariadb") => Ok(Scheme::Mysql),
         Some("sqlite") => Ok(Scheme::Sqlite),
         // The URL itself may hold a password, so only its scheme is repeated.
         other => {
             let what = other.map_or("the URL has no scheme".into(), |scheme| {
                 format!("the URL's scheme {scheme:?} is none that driftless knows")
             });
-            let known = "write postgres://user@host/database or sqlite:path.db";
+            let known = "write postgres://user@host/database, mysql://user@host/database or \
+                         sqlite:path.db";
             Err(Error::stop(Code::Configuration, format!("{what}; {known}")))
         }
     }

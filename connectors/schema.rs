@@ -1,7 +1,6 @@
 //! What a table looks like, as of one point in the log, and how one shape follows another.
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +66,8 @@ pub enum ColumnType {
     Date,
     /// `13:59:59.5`.
     Time,
+    /// A signed length of time in hours, minutes and seconds: `-838:59:59.5`.
+    Duration,
     /// `2026-01-31 13:59:59.5`, no zone.
     Timestamp,
     /// `2026-01-31 13:59:59.5+00`, an instant in UTC.
@@ -99,6 +100,10 @@ pub struct Column {
 pub enum Engine {
     /// PostgreSQL.
     Postgres,
+    /// MySQL. `native` is what `COLUMN_TYPE` of its `information_schema` says.
+    Mysql,
+    /// MariaDB, as `Mysql`.
+    Mariadb,
     /// The in-memory source of the engine's tests.
     Memory,
 }
@@ -202,15 +207,20 @@ struct Pattern {
 }
 
 impl TablePatterns {
-    /// Reads the patterns; a name without a schema means the schema `public`.
+    /// Reads the patterns; a name without a schema is one of `plain_schema`.
     ///
     /// # Errors
     /// Says which pattern is empty, or that none includes anything.
-    pub fn parse<S: AsRef<str>>(patterns: &[S]) -> std::result::Result<TablePatterns, String> {
-        let patterns =
-            patterns.iter().map(|p| p.as_ref().parse()).collect::<Result<Vec<Pattern>, _>>()?;
+    pub fn parse<S: AsRef<str>>(
+        patterns: &[S],
+        plain_schema: &str,
+    ) -> std::result::Result<TablePatterns, String> {
+        let read = |pattern: &S| Pattern::parse(pattern.as_ref(), plain_schema);
+        let patterns = patterns.iter().map(read).collect::<Result<Vec<Pattern>, _>>()?;
         if patterns.iter().all(|pattern| pattern.exclude) {
-            return Err("no table pattern includes a table; add for instance \"public.*\"".into());
+            return Err(format!(
+                "no table pattern includes a table; add for instance \"{plain_schema}.*\""
+            ));
         }
         Ok(TablePatterns { patterns })
     }
@@ -239,18 +249,16 @@ impl TablePatterns {
     }
 }
 
-impl FromStr for Pattern {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Pattern, String> {
+impl Pattern {
+    fn parse(text: &str, plain_schema: &str) -> Result<Pattern, String> {
         let (exclude, name) = match text.strip_prefix('!') {
             Some(rest) => (true, rest),
             None => (false, text),
         };
-        let (schema, name) = name.split_once('.').unwrap_or(("public", name));
+        let (schema, name) = name.split_once('.').unwrap_or((plain_schema, name));
         if schema.is_empty() || name.is_empty() {
             return Err(format!(
-                "table pattern {text:?} is empty; write for instance \"public.*\""
+                "table pattern {text:?} is empty; write for instance \"{plain_schema}.*\""
             ));
         }
         Ok(Pattern { exclude, schema: schema.into(), name: name.into() })
@@ -311,12 +319,13 @@ mod tests {
 
     #[test]
     fn patterns_include_and_exclude() {
-        let patterns = TablePatterns::parse(&["public.*", "!public.audit_*", "log"]).unwrap();
+        let patterns =
+            TablePatterns::parse(&["public.*", "!public.audit_*", "log"], "public").unwrap();
         let matches = |schema, name| patterns.matches(&TableName::new(schema, name));
         assert!(matches("public", "orders"));
         assert!(!matches("public", "audit_orders"));
         assert!(!matches("shop", "orders"));
         assert_eq!(patterns.unmatched(&[TableName::new("public", "a")]), ["public.log"]);
-        assert!(TablePatterns::parse(&["!public.*"]).is_err());
+        assert!(TablePatterns::parse(&["!public.*"], "public").is_err());
     }
 }

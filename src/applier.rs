@@ -20,6 +20,7 @@ use tracing::{debug, error, info};
 
 use crate::batcher::{LogBatch, Request};
 use crate::floor::{Floor, Hold};
+use crate::history;
 use crate::merge::{MergedTable, complete};
 use crate::order::{Order, Wanted, Widened, count_columns, reshaped};
 use crate::persist::Persist;
@@ -233,6 +234,11 @@ impl Applier {
     }
 
     async fn widen(&mut self, schema: &Arc<TableSchema>, since: Version) -> Result<()> {
+        if let Some(known) = self.tables.get(&schema.name)
+            && history::leads_to(&known.schema, schema)
+        {
+            history::add(self.persist.store(), &known.schema)?;
+        }
         // The target records the table as `Copying` together with the new columns.
         if let Prepared::Added(columns) = self.target.prepare(schema).await? {
             info!(table = %schema.name, ?columns, "columns added in the target");

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use connectors::error::Result;
 use connectors::schema::TablePatterns;
+use connectors::{SourceOptions, TargetOptions, ZeroDates};
 
 use self::document::{Document, KeyName, Value, configuration, split_list};
 pub use self::references::Environment;
@@ -37,8 +38,10 @@ pub struct Settings {
     /// pipeline, which copies everything again.
     pub name: String,
     /// `pipeline.tables`: which tables are replicated, `schema.table` with `*` for any characters
-    /// and `!` for exclusion. Default `["*.*"]`.
+    /// and `!` for exclusion. Default `["*.*"]`; for MySQL, all tables of the URL's database.
     pub tables: TablePatterns,
+    /// The schema that a plain table name belongs to; follows from `source.url`.
+    pub plain_schema: String,
     /// The same as it was written, for people and for comparison with an earlier start.
     pub table_patterns: Vec<String>,
     /// `pipeline.deletes`: `soft` keeps deleted rows in the target, marked `_cdc_deleted`; `hard`
@@ -65,9 +68,18 @@ pub struct Settings {
     /// `pipeline.copy_workers`: tables copied at a time, each with its own connection to the
     /// source. Default 2.
     pub copy_workers: usize,
-    /// `source.url`: `postgres://…`. No default.
+    /// `source.url`: `postgres://…` or `mysql://…`. No default.
     pub source_url: Secret,
-    /// `target.url`: `postgres://…` or `sqlite:path.db`. No default.
+    /// `source.server_id`: what we call ourselves among the replicas of a MySQL source; no two
+    /// replicas of a server may have the same. Default: made of the pipeline's name.
+    pub server_id: Option<u32>,
+    /// `source.zero_dates`: what becomes of MySQL's dates with a zero in them, `stop` (the table)
+    /// or `null`. Default `stop`.
+    pub zero_dates: ZeroDates,
+    /// `source.cascades`: whether MySQL tables are replicated although a foreign key changes their
+    /// rows without telling the log, `refuse` or `accept`. Default `refuse`.
+    pub accept_cascades: bool,
+    /// `target.url`: `postgres://…`, `mysql://…` or `sqlite:path.db`. No default.
     pub target_url: Secret,
     /// `state.dir`: what must survive a restart on this machine. Default `.driftless`. Each
     /// pipeline has a directory of its name in it, so that pipelines may share it.
@@ -149,6 +161,28 @@ impl Settings {
         document.override_from(environment)?;
         flags.set_in(&mut document);
         resolve(&document, environment)
+    }
+
+    /// What the source is opened with.
+    #[must_use]
+    pub fn source_options(&self) -> SourceOptions {
+        SourceOptions {
+            pipeline: self.name.clone(),
+            part_bytes: self.batch_bytes,
+            server_id: self.server_id,
+            zero_dates: self.zero_dates,
+            accept_cascades: self.accept_cascades,
+        }
+    }
+
+    /// What the target is opened with.
+    #[must_use]
+    pub fn target_options(&self) -> TargetOptions {
+        TargetOptions {
+            pipeline: self.name.clone(),
+            soft_deletes: self.soft_deletes,
+            plain_schema: self.plain_schema.clone(),
+        }
     }
 
     /// The directory of this pipeline in `state_dir`.
@@ -260,7 +294,10 @@ fn resolve(document: &Document, environment: &Environment) -> Result<Settings> {
                        with `driftless status`";
         return Err(document.error(("http", "listen"), message));
     }
-    let (tables, table_patterns) = resolver.tables()?;
+    let source_url =
+        resolver.url(("source", "url"), &["postgres", "postgresql", "mysql", "mariadb"])?;
+    let plain_schema = connectors::plain_schema(source_url.expose())?;
+    let (tables, table_patterns) = resolver.tables(&plain_schema)?;
     let batch_bytes = resolver.bytes(("pipeline", "batch_bytes"), "8MiB", 1 << 10)?;
     let memory = resolver.bytes(("pipeline", "memory"), "256MiB", 1 << 20)?;
     if memory / 2 < batch_bytes {
@@ -281,8 +318,16 @@ fn resolve(document: &Document, environment: &Environment) -> Result<Settings> {
             .choice(("pipeline", "on_table_stop"), ["continue", "stop"])?,
         chunk_rows: resolver.count(("pipeline", "chunk_rows"), 10_000, 1_000_000)?,
         copy_workers: resolver.count(("pipeline", "copy_workers"), 2, 64)?,
-        source_url: resolver.url(("source", "url"), &["postgres", "postgresql"])?,
-        target_url: resolver.url(("target", "url"), &["postgres", "postgresql", "sqlite"])?,
+        plain_schema,
+        source_url,
+        server_id: resolver.server_id()?,
+        zero_dates: match resolver.choice(("source", "zero_dates"), ["stop", "null"])? {
+            false => ZeroDates::Stop,
+            true => ZeroDates::Null,
+        },
+        accept_cascades: resolver.choice(("source", "cascades"), ["refuse", "accept"])?,
+        target_url: resolver
+            .url(("target", "url"), &["postgres", "postgresql", "mysql", "mariadb", "sqlite"])?,
         state_dir: resolver.state_dir()?,
     })
 }
@@ -303,11 +348,16 @@ impl Resolver<'_> {
         Ok(name)
     }
 
-    fn tables(&self) -> Result<(TablePatterns, Vec<String>)> {
+    fn tables(&self, plain_schema: &str) -> Result<(TablePatterns, Vec<String>)> {
         let key = ("pipeline", "tables");
         let patterns = self.document.list(key, self.environment)?;
-        let patterns = patterns.unwrap_or_else(|| vec!["*.*".into()]);
-        let tables = TablePatterns::parse(&patterns)
+        let all = match plain_schema {
+            "public" => "*.*".into(),
+            // Other databases of a MySQL server are somebody else's.
+            database => format!("{database}.*"),
+        };
+        let patterns = patterns.unwrap_or_else(|| vec![all]);
+        let tables = TablePatterns::parse(&patterns, plain_schema)
             .map_err(|message| self.document.error(key, &format!("is wrong: {message}")))?;
         Ok((tables, patterns))
     }
@@ -329,6 +379,13 @@ impl Resolver<'_> {
         let Some(number) = self.document.number(key) else { return Ok(default) };
         let within = usize::try_from(number).ok().filter(|number| (1..=max).contains(number));
         within.ok_or_else(|| self.document.error(key, &format!("must be from 1 to {max}")))
+    }
+
+    fn server_id(&self) -> Result<Option<u32>> {
+        let key = ("source", "server_id");
+        let Some(number) = self.document.number(key) else { return Ok(None) };
+        let id = u32::try_from(number).ok().filter(|id| *id > 0);
+        id.map(Some).ok_or_else(|| self.document.error(key, "must be from 1 to 4294967295"))
     }
 
     fn bytes(&self, key: KeyName, default: &str, min: usize) -> Result<usize> {
@@ -365,8 +422,10 @@ impl Resolver<'_> {
         let known = url.split_once(':').is_some_and(|(scheme, _)| schemes.contains(&scheme));
         if !known {
             let expected = match section {
-                "source" => "must begin with postgres://, the only source of this version",
-                _ => "must begin with postgres:// or sqlite:, the targets of this version",
+                "source" => "must begin with postgres:// or mysql://, the sources of this version",
+                _ => {
+                    "must begin with postgres://, mysql:// or sqlite:, the targets of this version"
+                }
             };
             return Err(self.document.error(key, expected));
         }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use connectors::error::Result;
-use connectors::{Source, SourceOptions, Target, TargetOptions, open_source, open_target};
+use connectors::{Source, Target, open_source, open_target};
 
 use crate::config::Settings;
 
@@ -19,9 +19,7 @@ pub type TargetFactory =
 /// # Errors
 /// `configuration`, for a URL that cannot be read.
 pub fn source(settings: &Settings) -> Result<Arc<dyn Source>> {
-    let options =
-        SourceOptions { pipeline: settings.name.clone(), part_bytes: settings.batch_bytes };
-    open_source(settings.source_url.expose(), options)
+    open_source(settings.source_url.expose(), settings.source_options())
 }
 
 /// The target, connected.
@@ -29,18 +27,14 @@ pub fn source(settings: &Settings) -> Result<Arc<dyn Source>> {
 /// # Errors
 /// `configuration`, for a URL that cannot be read; the connection.
 pub async fn target(settings: &Settings) -> Result<Box<dyn Target>> {
-    open_target(settings.target_url.expose(), target_options(settings)).await
+    open_target(settings.target_url.expose(), settings.target_options()).await
 }
 
 /// Opens as many connections to the target as are asked for.
 pub fn target_factory(settings: &Settings) -> TargetFactory {
-    let (url, options) = (settings.target_url.clone(), target_options(settings));
+    let (url, options) = (settings.target_url.clone(), settings.target_options());
     Arc::new(move || {
         let (url, options) = (url.clone(), options.clone());
         Box::pin(async move { open_target(url.expose(), options).await })
     })
-}
-
-fn target_options(settings: &Settings) -> TargetOptions {
-    TargetOptions { pipeline: settings.name.clone(), soft_deletes: settings.soft_deletes }
 }

@@ -26,6 +26,12 @@ impl Persist {
         Persist { store, fence, unsaved: None, last: Instant::now() }
     }
 
+    /// The store that it writes to.
+    #[must_use]
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
     /// Notes what the target has made durable.
     pub fn note(&mut self, checkpoint: &Checkpoint) {
         self.unsaved = Some(checkpoint.clone());

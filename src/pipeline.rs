@@ -98,9 +98,10 @@ impl Pipeline {
     }
 
     async fn replicate(&self, ready: Ready, session: &mut Session) -> Result<()> {
-        let Ready { mut target, fence, checkpoint, tables, schemas, fresh } = ready;
+        let Ready { mut target, fence, checkpoint, tables, schemas, earlier, fresh } = ready;
         let epoch = checkpoint.version.epoch;
-        let stream = match self.source.stream(&checkpoint.position, epoch, &schemas).await {
+        let opened = self.source.stream(&checkpoint.position, epoch, &schemas, &earlier).await;
+        let stream = match opened {
             Ok(stream) => stream,
             Err(error) => return Err(unless_fenced(target.as_mut(), fence, error).await),
         };

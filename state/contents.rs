@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 
 use crate::checkpoint::{Generation, newest};
 use crate::format::{self, Kind};
-use crate::{Error, Result, SavedCheckpoint, Task};
+use crate::{Error, PastShape, Result, SavedCheckpoint, Task};
 
 const CHECKPOINT_KEYS: [&str; 2] = ["checkpoint-a", "checkpoint-b"];
 const TASK_PREFIX: &str = "task-";
+/// The key of the shapes that tables had before.
+pub(crate) const SHAPES_KEY: &str = "shapes";
 
-/// The checkpoint and the tasks of one pipeline.
+/// The checkpoint, the tasks and the past shapes of one pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Contents {
     newest: Option<(Generation, &'static str)>,
     tasks: BTreeMap<u64, Task>,
+    shapes: Vec<PastShape>,
 }
 
 impl Contents {
@@ -26,6 +29,10 @@ impl Contents {
                 generations.push((generation, key));
             }
         }
+        let shapes = match records.remove(SHAPES_KEY) {
+            Some(record) => format::decode(Kind::Shapes, &record)?,
+            None => Vec::new(),
+        };
         let mut tasks = BTreeMap::new();
         for (key, record) in records {
             if !key.starts_with(TASK_PREFIX) {
@@ -37,7 +44,7 @@ impl Contents {
             }
             tasks.insert(task.id, task);
         }
-        Ok(Contents { newest: newest(generations), tasks })
+        Ok(Contents { newest: newest(generations), tasks, shapes })
     }
 
     /// The key for the next checkpoint: not that of the newest, which must stay whole meanwhile.
@@ -52,7 +59,8 @@ impl Contents {
     /// The keys of all records.
     pub(crate) fn keys(&self) -> Vec<String> {
         let tasks = self.tasks.keys().map(|id| task_key(*id));
-        CHECKPOINT_KEYS.map(str::to_owned).into_iter().chain(tasks).collect()
+        let [a, b] = CHECKPOINT_KEYS;
+        [a, b, SHAPES_KEY].map(str::to_owned).into_iter().chain(tasks).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -77,6 +85,14 @@ impl Contents {
 
     pub(crate) fn remove_task(&mut self, id: u64) {
         self.tasks.remove(&id);
+    }
+
+    pub(crate) fn shapes(&self) -> &[PastShape] {
+        &self.shapes
+    }
+
+    pub(crate) fn set_shapes(&mut self, shapes: Vec<PastShape>) {
+        self.shapes = shapes;
     }
 
     pub(crate) fn clear(&mut self) {

@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::checkpoint::Generation;
-use crate::contents::{Contents, task_key};
+use crate::contents::{Contents, SHAPES_KEY, task_key};
 use crate::database::Database;
 use crate::directory::{Directory, Lock};
 use crate::format::{self, Kind};
 use crate::instance::{Instance, Replaced};
-use crate::{Error, ErrorKind, Found, Opened, Result, Saved, SavedCheckpoint, Store, Task};
+use crate::{
+    Error, ErrorKind, Found, Opened, PastShape, Result, Saved, SavedCheckpoint, Store, Task,
+};
 
 const OPEN_WAIT: Duration = Duration::from_secs(5);
 const READ_WAIT: Duration = Duration::from_secs(1);
@@ -191,6 +193,18 @@ impl Store for DiskStore {
     fn remove_task(&self, id: u64) -> Result<()> {
         self.state()?
             .write(|database| database.remove(&[task_key(id)]), |contents| contents.remove_task(id))
+    }
+
+    fn past_shapes(&self) -> Result<Vec<PastShape>> {
+        Ok(self.state()?.contents.shapes().to_vec())
+    }
+
+    fn save_past_shapes(&self, shapes: &[PastShape]) -> Result<()> {
+        let record = format::encode(Kind::Shapes, &shapes)?;
+        self.state()?.write(
+            |database| database.put(SHAPES_KEY, &record),
+            |contents| contents.set_shapes(shapes.to_vec()),
+        )
     }
 
     fn reset(&self) -> Result<()> {

@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Checkpoint = 4,
     /// A backfill that is not finished.
     Task = 5,
+    /// The shapes that tables had before.
+    Shapes = 6,
 }
 
 /// Writes one record.

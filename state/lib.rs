@@ -1,7 +1,7 @@
 //! What must survive a crash on this machine: the checkpoint of a pipeline, and how far each
 //! backfill has come.
 //!
-//! In reading order: what is kept (`checkpoint`, `progress`), how a record is written (`format`,
+//! In reading order: what is kept (`checkpoint`, `progress`, `shape`), how a record is written (`format`,
 //! `instance`), where (`directory`), the store on disk (`disk`, over `contents`, `database` and
 //! `witness`) and the one in memory for simulations (`memory`). Plain synchronous functions; this
 //! crate knows no database of a user.
@@ -20,6 +20,7 @@ mod format;
 mod instance;
 mod memory;
 mod progress;
+mod shape;
 mod witness;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ pub use directory::pipeline_directory;
 pub use error::{Error, ErrorKind, Result};
 pub use memory::MemoryDisk;
 pub use progress::{Phase, Task};
+pub use shape::PastShape;
 
 /// What one pipeline keeps on this machine. One at a time has it open.
 ///
@@ -72,7 +74,19 @@ pub trait Store: Send + Sync {
     /// `Disk` or `Corrupt`: it may or may not have been forgotten.
     fn remove_task(&self, id: u64) -> Result<()>;
 
-    /// Forgets the checkpoint and all tasks, because the target went back in time or everything
+    /// The shapes that tables had before, the oldest first.
+    ///
+    /// # Errors
+    /// Only after a failed save, if the disk still fails.
+    fn past_shapes(&self) -> Result<Vec<PastShape>>;
+
+    /// Saves them in place of those that were there; durable on return.
+    ///
+    /// # Errors
+    /// `Disk` or `Corrupt`: they may or may not have been saved.
+    fn save_past_shapes(&self, shapes: &[PastShape]) -> Result<()>;
+
+    /// Forgets the checkpoint, all tasks and all shapes, because the target went back in time or everything
     /// is copied again; durable on return.
     ///
     /// # Errors

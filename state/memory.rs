@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::{Error, ErrorKind, Found, Opened, Result, SavedCheckpoint, Store, Task};
+use crate::{Error, ErrorKind, Found, Opened, PastShape, Result, SavedCheckpoint, Store, Task};
 
 /// A disk in memory; clones are the same disk.
 #[derive(Clone, Default)]
@@ -35,6 +35,7 @@ struct Image {
     instance: String,
     checkpoint: Option<SavedCheckpoint>,
     tasks: BTreeMap<u64, Task>,
+    shapes: Vec<PastShape>,
     /// Set when this store was made in place of a damaged one.
     replaces: Option<String>,
     damaged: bool,
@@ -217,10 +218,19 @@ impl Store for MemoryStore {
         })
     }
 
+    fn past_shapes(&self) -> Result<Vec<PastShape>> {
+        self.read(|image| image.shapes.clone())
+    }
+
+    fn save_past_shapes(&self, shapes: &[PastShape]) -> Result<()> {
+        self.write(|image| image.shapes = shapes.to_vec())
+    }
+
     fn reset(&self) -> Result<()> {
         self.write(|image| {
             image.checkpoint = None;
             image.tasks.clear();
+            image.shapes.clear();
         })
     }
 }

@@ -1,7 +1,6 @@
 //! What was measured, as a table for people and as JSON for machines. Medians, because one
 //! disturbed round should not decide.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 
@@ -10,13 +9,14 @@ use serde::Serialize;
 
 use crate::contestants::Contestant;
 use crate::process::Cost;
-use crate::stage::Stage;
 
 /// Everything that was measured.
 #[derive(Serialize)]
 pub struct Report {
     /// What it was measured on.
     pub machine: String,
+    /// The servers of each pair.
+    pub servers: Vec<String>,
     /// `BENCH_ROWS`.
     pub rows: u64,
     /// In the order in which they were made.
@@ -26,6 +26,8 @@ pub struct Report {
 /// One backlog drained once.
 #[derive(Clone, Serialize)]
 pub struct Drain {
+    /// From what to what.
+    pub pair: String,
     /// Which backlog.
     pub workload: String,
     /// By whom.
@@ -44,26 +46,29 @@ impl Drain {
     fn per_million(&self, seconds: f64) -> f64 {
         seconds * 1e6 / self.changes as f64
     }
+
+    fn is_of(&self, other: &Drain) -> bool {
+        (&self.pair, &self.workload) == (&other.pair, &other.workload)
+    }
 }
 
 impl fmt::Display for Drain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (contestant, seconds) = (self.contestant, self.cost.seconds);
-        write!(f, "{contestant:<10} {:>9.0} changes/s in {seconds:.1} s", self.rate())
+        write!(f, "{contestant:<14} {:>9.0} changes/s in {seconds:.1} s", self.rate())
     }
 }
 
 impl Report {
     /// Nothing measured yet.
-    pub fn new(stage: &Stage, rows: u64) -> Result<Report> {
+    pub fn new(rows: u64) -> Report {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = processors.lines().find_map(|line| line.strip_prefix("model name"));
         let model =
             model.map_or("unknown processor", |name| name.trim_start_matches([' ', '\t', ':']));
-        let version = stage.source.version()?;
-        let machine = format!("{cores} cores, {model}; PostgreSQL {version} on both sides");
-        Ok(Report { machine, rows, drains: Vec::new() })
+        let machine = format!("{cores} cores, {model}");
+        Report { machine, servers: Vec::new(), rows, drains: Vec::new() }
     }
 
     /// Writes everything, each round by itself.
@@ -73,53 +78,62 @@ impl Report {
         fs::write(file, text + "\n").map_err(|error| Error(format!("write {file}: {error}")))
     }
 
-    fn of(&self, workload: &str, contestant: Contestant) -> Vec<&Drain> {
-        let is_it = |drain: &&Drain| drain.workload == workload && drain.contestant == contestant;
-        self.drains.iter().filter(is_it).collect()
+    /// The rows of one workload in one pair, of which this is the first drain.
+    fn write_workload(&self, f: &mut fmt::Formatter<'_>, first: &Drain) -> fmt::Result {
+        let all = [Contestant::Driftless, Contestant::Native, Contestant::NativeRelayed];
+        let mut rates = Vec::new();
+        for contestant in all {
+            let is_it = |drain: &&Drain| drain.is_of(first) && drain.contestant == contestant;
+            let drains: Vec<&Drain> = self.drains.iter().filter(is_it).collect();
+            if !drains.is_empty() {
+                rates.push((contestant, median(&drains, Drain::rate)));
+                write_row(f, contestant, &drains)?;
+            }
+        }
+        let Some((&(Contestant::Driftless, ours), others)) = rates.split_first() else {
+            return Ok(());
+        };
+        for (contestant, theirs) in others {
+            let (pair, workload, ratio) = (&first.pair, &first.workload, ours / theirs);
+            let who = format!("driftless / {contestant}");
+            writeln!(f, "| {pair} | {workload} | {who} | | {ratio:.2} | | | | | | |")?;
+        }
+        Ok(())
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}; medians; CPU in seconds per million changes\n", self.machine)?;
+        writeln!(f, "{}; medians; CPU in seconds per million changes", self.machine)?;
+        for servers in &self.servers {
+            writeln!(f, "{servers}")?;
+        }
         writeln!(
             f,
-            "| workload | who | rounds | changes/s | walsender | source | own | target | sum | MiB |"
+            "\n| pair | workload | who | rounds | changes/s | sender | source | own | target | sum \
+             | MiB |"
         )?;
-        writeln!(f, "|---|---|---|---|---|---|---|---|---|---|")?;
-        let workloads: BTreeSet<&str> = self.drains.iter().map(|d| d.workload.as_str()).collect();
-        for workload in workloads {
-            let mut rates = Vec::new();
-            for contestant in [Contestant::Driftless, Contestant::Postgresql] {
-                let drains = self.of(workload, contestant);
-                if !drains.is_empty() {
-                    rates.push(median(&drains, Drain::rate));
-                    write_row(f, workload, contestant, &drains)?;
-                }
-            }
-            if let [ours, theirs] = rates.as_slice() {
-                writeln!(f, "| {workload} | ratio | | {:.2} | | | | | | |", ours / theirs)?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|---|---|---|")?;
+        for (index, drain) in self.drains.iter().enumerate() {
+            if !self.drains[..index].iter().any(|earlier| earlier.is_of(drain)) {
+                self.write_workload(f, drain)?;
             }
         }
         Ok(())
     }
 }
 
-fn write_row(
-    f: &mut fmt::Formatter<'_>,
-    workload: &str,
-    contestant: Contestant,
-    drains: &[&Drain],
-) -> fmt::Result {
+fn write_row(f: &mut fmt::Formatter<'_>, contestant: Contestant, drains: &[&Drain]) -> fmt::Result {
     let cpu = |part: fn(&Cost) -> f64| median(drains, |drain| drain.per_million(part(&drain.cost)));
-    let sum = |cost: &Cost| cost.walsender_cpu + cost.source_cpu + cost.own_cpu + cost.target_cpu;
-    let (walsender, source) = (cpu(|cost| cost.walsender_cpu), cpu(|cost| cost.source_cpu));
+    let sum = |cost: &Cost| cost.sender_cpu + cost.source_cpu + cost.own_cpu + cost.target_cpu;
+    let (sender, source) = (cpu(|cost| cost.sender_cpu), cpu(|cost| cost.source_cpu));
     let (own, target) = (cpu(|cost| cost.own_cpu), cpu(|cost| cost.target_cpu));
     let (rounds, rate, sum) = (drains.len(), median(drains, Drain::rate), cpu(sum));
     let mib = drains.iter().map(|drain| drain.cost.peak_kib).max().unwrap_or(0) / 1024;
+    let (pair, workload) = drains.first().map_or(("", ""), |drain| (&drain.pair, &drain.workload));
     writeln!(
         f,
-        "| {workload} | {contestant} | {rounds} | {rate:.0} | {walsender:.2} | {source:.2} | \
+        "| {pair} | {workload} | {contestant} | {rounds} | {rate:.0} | {sender:.2} | {source:.2} | \
          {own:.2} | {target:.2} | {sum:.2} | {mib} |"
     )
 }

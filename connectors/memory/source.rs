@@ -211,6 +211,7 @@ impl Source for MemorySource {
         from: &Position,
         epoch: u32,
         tables: &[Arc<TableSchema>],
+        _earlier: &[Arc<TableSchema>],
     ) -> Result<Box<dyn ChangeStream>> {
         self.faults.point("source.stream").await?;
         let mut state = self.server.lock();

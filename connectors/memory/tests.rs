@@ -59,7 +59,7 @@ fn version(log: u64) -> Version {
 }
 
 fn options(soft_deletes: bool) -> TargetOptions {
-    TargetOptions { pipeline: "main".into(), soft_deletes }
+    TargetOptions { pipeline: "main".into(), soft_deletes, plain_schema: "public".into() }
 }
 
 fn claim(instance: &str) -> Claim {
@@ -341,7 +341,7 @@ fn the_log_has_a_key_change_as_a_delete_and_an_upsert_in_parts() {
     let source = MemorySource::new(&server, Faults::none()).in_parts(1);
     let table = Arc::new(schema());
     let start = now(source.subscribe(std::slice::from_ref(&table), None)).unwrap();
-    let mut stream = now(source.stream(&start, 1, std::slice::from_ref(&table))).unwrap();
+    let mut stream = now(source.stream(&start, 1, std::slice::from_ref(&table), &[])).unwrap();
     assert!(stream.next().now_or_never().is_none(), "what was there before is not in the log");
     server.commit(&[update("k", "l2.")]).unwrap();
     let parts = [now(stream.next()).unwrap(), now(stream.next()).unwrap()];
@@ -364,7 +364,7 @@ fn a_chunk_claims_less_than_a_commit_that_it_does_not_see() {
     let table = Arc::new(schema());
     let before = server.commit(&[insert("i11")]).unwrap();
     let start = now(source.subscribe(std::slice::from_ref(&table), None)).unwrap();
-    let mut stream = now(source.stream(&start, 1, std::slice::from_ref(&table))).unwrap();
+    let mut stream = now(source.stream(&start, 1, std::slice::from_ref(&table), &[])).unwrap();
     let mut reader = now(source.reader()).unwrap();
     let hidden = server.commit(&[insert("j11")]).unwrap();
     server.show(server.commit(&[insert("k11")]).unwrap());
@@ -390,12 +390,12 @@ fn only_one_stream_reads_the_log_until_it_is_evicted() {
     let server = SourceServer::new([schema()]);
     let source = MemorySource::new(&server, Faults::none());
     let start = now(source.subscribe(&[], None)).unwrap();
-    let mut stream = now(source.stream(&start, 1, &[])).unwrap();
-    let error = now(source.stream(&start, 1, &[])).err().unwrap();
+    let mut stream = now(source.stream(&start, 1, &[], &[])).unwrap();
+    let error = now(source.stream(&start, 1, &[], &[])).err().unwrap();
     assert_eq!(error.code, Code::SlotInUse);
     now(source.evict()).unwrap();
     assert!(now(stream.next()).unwrap_err().is_transient());
-    let mut stream = now(source.stream(&start, 1, &[])).unwrap();
+    let mut stream = now(source.stream(&start, 1, &[], &[])).unwrap();
     let marker = now(source.mark(1)).unwrap();
     assert_eq!(now(stream.next()).unwrap().version, marker);
 }

@@ -1,28 +1,33 @@
-//! A PostgreSQL URL, read into what `connect.rs` needs. Parameters have libpq's names.
-//!
-//! Surprise: TLS with full verification is the default away from this machine, and the modes
-//! that fall back to plain text without a word (`allow`, `prefer`) are refused.
+//! A PostgreSQL URL, read into what `connect.rs` needs. Parameters have libpq's names; how a URL
+//! is taken apart, and which TLS modes there are, is in `url.rs`.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
+use crate::url::Dialect;
+pub use crate::url::{Host, TlsMode};
 
-const FORM: &str = "write postgres://user:password@host:port/database and percent-encode special \
-                    characters of the password";
-const PARAMETERS: [&str; 10] = [
-    "user",
-    "password",
-    "host",
-    "port",
-    "dbname",
-    "sslmode",
-    "sslrootcert",
-    "sslcert",
-    "sslkey",
-    "connect_timeout",
-];
+static DIALECT: Dialect = Dialect {
+    product: "PostgreSQL",
+    schemes: &["postgres", "postgresql"],
+    form: "write postgres://user:password@host:port/database and percent-encode special \
+           characters of the password",
+    path: "dbname",
+    parameters: &[
+        "user",
+        "password",
+        "host",
+        "port",
+        "dbname",
+        "sslmode",
+        "sslrootcert",
+        "sslcert",
+        "sslkey",
+        "connect_timeout",
+    ],
+};
 
 /// Where a PostgreSQL server is and who we are there.
 #[derive(Clone, PartialEq, Eq)]
@@ -47,55 +52,26 @@ pub struct Config {
     pub connect_timeout: Duration,
 }
 
-/// How the server is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Host {
-    /// A host name or an address.
-    Tcp(String),
-    /// The directory of a Unix socket.
-    Unix(PathBuf),
-}
-
-/// libpq's `sslmode`, without the modes that fall back silently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsMode {
-    /// Plain text. The default on this machine.
-    Disable,
-    /// Encrypted, with whoever answers; as `VerifyCa` when authorities are given (libpq does so).
-    Require,
-    /// Encrypted, and the certificate is signed by an authority that we trust.
-    VerifyCa,
-    /// As `VerifyCa`, and it names the host. The default everywhere else.
-    VerifyFull,
-}
-
 impl Config {
     /// Reads `postgres://user:password@host:port/database?sslmode=verify-full`.
     ///
     /// # Errors
     /// `configuration`, naming the part that is wrong and never its secret.
     pub fn parse(text: &str) -> Result<Config> {
-        let rest = match text.split_once("://") {
-            Some(("postgres" | "postgresql", rest)) => rest,
-            _ => return Err(wrong(FORM)),
-        };
-        if rest.contains('#') {
-            return Err(wrong("it contains a #; write %23 for that character of a password"));
-        }
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        // Without this, part of a password with a bare ? would be printed as a parameter's name.
-        if query.contains('@') {
-            return Err(wrong("an @ follows the ?; write %3F for a ? of a password, %40 for an @"));
-        }
-        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-        let mut parts = Parts::default();
-        parts.set_authority(authority)?;
-        parts.set_encoded("dbname", database)?;
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            parts.set(&decode(name)?, decode(value)?)?;
-        }
-        parts.finish()
+        let mut parts = DIALECT.read(text)?;
+        let user = parts.user()?;
+        let host = parts.host()?;
+        Ok(Config {
+            tls: parts.tls_mode(&host)?,
+            client_certificate: parts.client_certificate()?,
+            port: parts.number("port", 5432)?,
+            database: parts.take("dbname").unwrap_or_else(|| user.clone()),
+            password: parts.take("password"),
+            root_certificate: parts.take("sslrootcert").map(PathBuf::from),
+            connect_timeout: parts.connect_timeout()?,
+            host,
+            user,
+        })
     }
 
     /// `host:port` or the socket, for messages.
@@ -125,180 +101,10 @@ impl fmt::Debug for Config {
     }
 }
 
-/// The parts of a URL as text, before defaults.
-#[derive(Default)]
-struct Parts {
-    values: [Option<String>; PARAMETERS.len()],
-}
-
-impl Parts {
-    /// `user:password@host:port`, each part optional.
-    fn set_authority(&mut self, authority: &str) -> Result<()> {
-        let (login, address) = authority.rsplit_once('@').unwrap_or(("", authority));
-        let (user, password) = login.split_once(':').unwrap_or((login, ""));
-        self.set_encoded("user", user)?;
-        self.set_encoded("password", password)?;
-        let (host, port) = match address.strip_prefix('[') {
-            Some(rest) => rest.split_once(']').ok_or_else(|| wrong("a [ has no ]"))?,
-            None => address.split_at(address.find(':').unwrap_or(address.len())),
-        };
-        self.set_encoded("host", host)?;
-        match port.strip_prefix(':') {
-            Some(port) => self.set("port", decode(port)?),
-            None if port.is_empty() => Ok(()),
-            None => Err(wrong("something other than a port follows the address")),
-        }
-    }
-
-    fn set_encoded(&mut self, name: &str, text: &str) -> Result<()> {
-        if text.is_empty() { Ok(()) } else { self.set(name, decode(text)?) }
-    }
-
-    fn set(&mut self, name: &str, value: String) -> Result<()> {
-        let Some(place) = PARAMETERS.iter().position(|known| *known == name) else {
-            let nearest = nearest(name);
-            return Err(wrong(format!(
-                "there is no parameter {name:?}; the nearest is {nearest:?}"
-            )));
-        };
-        if value.contains('\0') {
-            return Err(wrong(format!("{name} contains a zero byte")));
-        }
-        match self.values[place].replace(value) {
-            None => Ok(()),
-            Some(_) => Err(wrong(format!("{name} is given twice"))),
-        }
-    }
-
-    fn take(&mut self, name: &str) -> Option<String> {
-        let place = PARAMETERS.iter().position(|known| *known == name)?;
-        self.values[place].take()
-    }
-
-    fn finish(mut self) -> Result<Config> {
-        let user = self
-            .take("user")
-            .filter(|user| !user.is_empty())
-            .ok_or_else(|| wrong("it names no user; write postgres://user@host/database"))?;
-        let host = host(self.take("host").unwrap_or_else(|| "localhost".into()))?;
-        let tls = tls_mode(self.take("sslmode").as_deref(), &host)?;
-        let client_certificate = match (self.take("sslcert"), self.take("sslkey")) {
-            (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
-            (None, None) => None,
-            _ => return Err(wrong("sslcert and sslkey go together; give both or neither")),
-        };
-        Ok(Config {
-            host,
-            port: number(self.take("port"), "port", 5432)?,
-            database: self.take("dbname").unwrap_or_else(|| user.clone()),
-            user,
-            password: self.take("password"),
-            tls,
-            root_certificate: self.take("sslrootcert").map(PathBuf::from),
-            client_certificate,
-            connect_timeout: Duration::from_secs(u64::from(number(
-                self.take("connect_timeout"),
-                "connect_timeout",
-                10,
-            )?)),
-        })
-    }
-}
-
-fn host(text: String) -> Result<Host> {
-    if text.contains(',') {
-        return Err(wrong("it names several hosts; name the one that is written to"));
-    }
-    Ok(if text.starts_with('/') { Host::Unix(text.into()) } else { Host::Tcp(text) })
-}
-
-fn number(text: Option<String>, name: &str, default: u16) -> Result<u16> {
-    let Some(text) = text else { return Ok(default) };
-    match text.parse() {
-        Ok(0) | Err(_) => Err(wrong(format!("{name} is not a number from 1 to 65535"))),
-        Ok(number) => Ok(number),
-    }
-}
-
-fn tls_mode(text: Option<&str>, host: &Host) -> Result<TlsMode> {
-    let mode = match text {
-        None if is_local(host) => TlsMode::Disable,
-        None | Some("verify-full") => TlsMode::VerifyFull,
-        Some("disable") => TlsMode::Disable,
-        Some("require") => TlsMode::Require,
-        Some("verify-ca") => TlsMode::VerifyCa,
-        Some(mode @ ("allow" | "prefer")) => {
-            return Err(wrong(format!(
-                "sslmode={mode} falls back to plain text without a word; write \
-                 sslmode=verify-full, or sslmode=disable if plain text is meant"
-            )));
-        }
-        Some(mode) => {
-            return Err(wrong(format!(
-                "there is no sslmode {mode:?}; write verify-full, verify-ca, require or disable"
-            )));
-        }
-    };
-    if matches!(host, Host::Unix(_)) && mode != TlsMode::Disable {
-        return Err(wrong("a Unix socket has no TLS; leave sslmode out"));
-    }
-    Ok(mode)
-}
-
-fn is_local(host: &Host) -> bool {
-    match host {
-        Host::Unix(_) => true,
-        Host::Tcp(name) => {
-            name.eq_ignore_ascii_case("localhost")
-                || name.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
-        }
-    }
-}
-
-fn decode(text: &str) -> Result<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let digits = rest.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(byte.ok_or_else(|| wrong("a % is not followed by two hexadecimal digits"))?);
-        rest = &rest[2..];
-    }
-    String::from_utf8(bytes).map_err(|_| wrong("a percent-encoded part is not UTF-8"))
-}
-
-fn nearest(name: &str) -> &'static str {
-    let distance = |known: &&&str| edits(name.as_bytes(), known.as_bytes());
-    PARAMETERS.iter().min_by_key(distance).copied().unwrap_or("host")
-}
-
-/// Levenshtein distance, row by row.
-fn edits(a: &[u8], b: &[u8]) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-fn wrong(what: impl fmt::Display) -> Error {
-    Error::stop(Code::Configuration, format!("the PostgreSQL URL is wrong: {what}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
 
     fn check_error(url: &str, expected: &str) {
         let error = Config::parse(url).unwrap_err();

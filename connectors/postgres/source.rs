@@ -141,6 +141,8 @@ impl Source for PostgresSource {
         from: &Position,
         epoch: u32,
         tables: &[Arc<TableSchema>],
+        // PostgreSQL describes each table in the log, before its rows.
+        _earlier: &[Arc<TableSchema>],
     ) -> Result<Box<dyn ChangeStream>> {
         let opening = Opening {
             config: &self.config,

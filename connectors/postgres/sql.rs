@@ -120,6 +120,14 @@ impl TableSql<'_> {
         format!("COPY {} FROM STDIN", self.stage)
     }
 
+    /// Copies rows into the table itself. A row that is there already is an error.
+    #[must_use]
+    pub fn copy_new(&self) -> String {
+        let columns: String =
+            (0..self.table.columns.len()).map(|index| self.column(index) + ", ").collect();
+        format!("COPY {} ({columns}{VERSION}, {UPDATED_AT}) FROM STDIN", self.name())
+    }
+
     /// Removes what is older than a truncation. A marked row is a tombstone too, so it also gets
     /// the truncation's version.
     #[must_use]
@@ -351,10 +359,10 @@ impl TableSql<'_> {
     fn column_type(&self, index: usize) -> String {
         let is_key = self.table.is_key(index);
         let name = types::target_type(self.table.engine, &self.table.columns[index], is_key);
-        if is_key && types::is_collatable(name) {
+        if is_key && types::is_collatable(&name) {
             return format!("{name} COLLATE \"C\"");
         }
-        name.to_owned()
+        name.into_owned()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A PostgreSQL database as target, 14 and later. Called by the engine's applier through the
 //! `Target` contract; `sql.rs` writes the statements, and the files of this folder run them:
-//! `claim` (who writes, and what is remembered), `shape` and `prepare` (tables), `stage`, `apply`
-//! and `poison` (batches), `read` (rows and keys), `check`.
+//! `claim` (who writes, and what is remembered), `shape` and `prepare` (tables), `stage`, `apply`,
+//! `new_rows` and `poison` (batches), `read` (rows and keys), `check`.
 //!
 //! Surprise: a future that is dropped half-way leaves its transaction open in the session, so
 //! every method first ends what an earlier one may have left.
@@ -9,6 +9,7 @@
 mod apply;
 mod check;
 mod claim;
+mod new_rows;
 mod poison;
 mod prepare;
 mod read;

@@ -3,6 +3,7 @@
 //! Surprise: names are spelled as `format_type` spells them, because that is what they are
 //! compared with.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 
 use crate::change::Timestamp;
@@ -11,11 +12,27 @@ use crate::version::Version;
 
 /// The type of a column in the target, as `format_type` writes it.
 #[must_use]
-pub fn target_type(engine: Engine, column: &Column, is_key: bool) -> &str {
-    match (engine, &column.native) {
-        (Engine::Postgres, Some(native)) if is_builtin_spelling(native) => native,
-        _ => mapped(column.column_type, is_key),
+pub fn target_type(engine: Engine, column: &Column, is_key: bool) -> Cow<'_, str> {
+    let native = column.native.as_deref().unwrap_or_default();
+    match engine {
+        Engine::Postgres if is_builtin_spelling(native) => Cow::Borrowed(native),
+        Engine::Mysql | Engine::Mariadb if column.column_type == ColumnType::Numeric => {
+            mysql_numeric(native).map_or(Cow::Borrowed("numeric"), Cow::Owned)
+        }
+        _ => Cow::Borrowed(mapped(column.column_type, is_key)),
     }
+}
+
+/// The exact numbers of MySQL that have a size: `decimal(10,2)`, `bigint(20) unsigned`. Only the
+/// numbers of the spelling are used, because it comes from another server.
+fn mysql_numeric(native: &str) -> Option<String> {
+    if native.starts_with("bigint") {
+        return Some("numeric(20,0)".into());
+    }
+    let (numbers, _) = native.strip_prefix("decimal(")?.split_once(')')?;
+    let (precision, scale) = numbers.split_once(',')?;
+    let (precision, scale): (u16, u16) = (precision.parse().ok()?, scale.parse().ok()?);
+    Some(format!("numeric({precision},{scale})"))
 }
 
 /// The type for a column whose source has no type of ours.
@@ -31,6 +48,7 @@ fn mapped(column_type: ColumnType, is_key: bool) -> &'static str {
         ColumnType::Bytes => "bytea",
         ColumnType::Date => "date",
         ColumnType::Time => "time without time zone",
+        ColumnType::Duration => "interval",
         ColumnType::Timestamp => "timestamp without time zone",
         ColumnType::TimestampTz => "timestamp with time zone",
         ColumnType::Uuid => "uuid",
@@ -94,6 +112,7 @@ pub fn has_loose_key(table: &TableSchema) -> bool {
         ColumnType::Float32
         | ColumnType::Float64
         | ColumnType::Numeric
+        | ColumnType::Duration
         | ColumnType::Json
         | ColumnType::Other => true,
     })
@@ -163,9 +182,39 @@ mod tests {
     use super::*;
 
     fn check_type(native: Option<&str>, column_type: ColumnType, expected: &str) {
+        check_type_of(Engine::Postgres, native, column_type, expected);
+    }
+
+    fn check_type_of(
+        engine: Engine,
+        native: Option<&str>,
+        column_type: ColumnType,
+        expected: &str,
+    ) {
         let native = native.map(str::to_owned);
         let column = Column { name: "c".into(), column_type, native, id: 1 };
-        assert_eq!(target_type(Engine::Postgres, &column, false), expected);
+        assert_eq!(target_type(engine, &column, false), expected);
+    }
+
+    #[test]
+    fn types_of_mysql_are_mapped_and_never_pasted() {
+        use ColumnType::{Duration, Numeric, Other, Text, TimestampTz};
+        for engine in [Engine::Mysql, Engine::Mariadb] {
+            let check = |native, column_type, expected| {
+                check_type_of(engine, Some(native), column_type, expected);
+            };
+            check("decimal(10,2)", Numeric, "numeric(10,2)");
+            check("decimal(65,38) unsigned", Numeric, "numeric(65,38)");
+            check("bigint(20) unsigned", Numeric, "numeric(20,0)");
+            check("decimal(1,2); DROP TABLE t", Numeric, "numeric(1,2)");
+            check("decimal(x,2)", Numeric, "numeric");
+            check("varchar(20) character set latin1", Text, "text");
+            check("enum('a') character set utf8mb4", Text, "text");
+            check("text", Text, "text");
+            check("time(6)", Duration, "interval");
+            check("timestamp(3)", TimestampTz, "timestamp with time zone");
+            check("bit(8)", Other, "text");
+        }
     }
 
     #[test]

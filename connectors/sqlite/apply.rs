@@ -3,6 +3,7 @@
 
 use rusqlite::{CachedStatement, OptionalExtension, Transaction, TransactionBehavior, params};
 
+use crate::TargetOptions;
 use crate::change::{
     Applied, Batch, Cell, Checkpoint, Key, RowDelete, RowUpsert, TableBatch, Timestamp,
 };
@@ -30,8 +31,7 @@ impl Store {
         }
         let mut work = Work {
             transaction: &transaction,
-            pipeline: &options.pipeline,
-            soft: options.soft_deletes,
+            options,
             floor: batch.floor,
             oldest_tombstone: writer.oldest_tombstone,
         };
@@ -112,8 +112,7 @@ fn advance(
 /// The rows of one batch on their way into the file.
 struct Work<'a> {
     transaction: &'a Transaction<'a>,
-    pipeline: &'a str,
-    soft: bool,
+    options: &'a TargetOptions,
     floor: Version,
     oldest_tombstone: Option<Version>,
 }
@@ -128,7 +127,7 @@ impl<'a> Work<'a> {
         let truncated = self.tombstone(table, &Key::whole_table())?;
         let truncated = truncated.max(batch.truncated.map(|(version, _)| version));
         if !batch.deletes.is_empty() {
-            let mut statement = self.prepare(table, &sql::delete(table, self.soft))?;
+            let mut statement = self.prepare(table, &sql::delete(table, self.options))?;
             for delete in &batch.deletes {
                 self.delete(table, &mut statement, delete)?;
             }
@@ -137,7 +136,7 @@ impl<'a> Work<'a> {
             return Ok(Vec::new());
         }
         let mut incomplete = Vec::new();
-        let mut statement = self.prepare(table, &sql::upsert(table, self.soft))?;
+        let mut statement = self.prepare(table, &sql::upsert(table, self.options))?;
         for upsert in &batch.upserts {
             let buried = self.tombstone(table, &upsert.key)?;
             if buried >= Some(upsert.version) || truncated > Some(upsert.version) {
@@ -153,9 +152,9 @@ impl<'a> Work<'a> {
     }
 
     fn truncate(&mut self, table: &TableSchema, version: Version, at: Timestamp) -> Result<()> {
-        let mut statement = self.prepare(table, &sql::truncate(table, self.soft))?;
+        let mut statement = self.prepare(table, &sql::truncate(table, self.options))?;
         let whole = Key::whole_table();
-        bind_head(&mut statement, version, at, self.soft)
+        bind_head(&mut statement, version, at, self.options.soft_deletes)
             .and_then(|()| statement.raw_execute())
             .map_err(|error| refused(&table.name, &whole, version, &error))?;
         self.bury(table, &whole, version)
@@ -168,7 +167,7 @@ impl<'a> Work<'a> {
         delete: &RowDelete,
     ) -> Result<()> {
         let RowDelete { key, version, updated_at } = delete;
-        bind_head(statement, *version, *updated_at, self.soft)
+        bind_head(statement, *version, *updated_at, self.options.soft_deletes)
             .map_err(|error| refused(&table.name, key, *version, &error))?;
         bind_key(statement, table, key, *version)?;
         statement.raw_execute().map_err(|error| refused(&table.name, key, *version, &error))?;
@@ -180,7 +179,7 @@ impl<'a> Work<'a> {
         let present: Vec<usize> = (0..table.columns.len())
             .filter(|&index| !table.is_key(index) && upsert.row.cell(index) != Cell::Absent)
             .collect();
-        let mut statement = self.prepare(table, &sql::update(table, &present, self.soft))?;
+        let mut statement = self.prepare(table, &sql::update(table, &present, self.options))?;
         bind_head(&mut statement, upsert.version, upsert.updated_at, true)
             .map_err(|error| refused(&table.name, &upsert.key, upsert.version, &error))?;
         bind_key(&mut statement, table, &upsert.key, upsert.version)?;
@@ -195,7 +194,7 @@ impl<'a> Work<'a> {
 
     /// The version of the row that is there, deleted or not. `at` only serves an error.
     fn version(&self, table: &TableSchema, key: &Key, at: Version) -> Result<Option<Version>> {
-        let mut statement = self.prepare(table, &sql::select_version(table))?;
+        let mut statement = self.prepare(table, &sql::select_version(table, self.options))?;
         bind_key(&mut statement, table, key, at)?;
         let mut rows = statement.raw_query();
         let found = match rows.next().sql("read version of row")? {
@@ -215,9 +214,9 @@ impl<'a> Work<'a> {
             return Ok(None);
         }
         let mut statement = self.transaction.prepare_cached(sql::TOMBSTONE).sql(DOING)?;
-        let name = target_name(&table.name);
+        let name = target_name(&table.name, self.options);
         let found: Option<Vec<u8>> = statement
-            .query_row(params![self.pipeline, name, key.as_bytes()], |row| row.get(0))
+            .query_row(params![self.options.pipeline, name, key.as_bytes()], |row| row.get(0))
             .optional()
             .sql(DOING)?;
         let Some(bytes) = found else { return Ok(None) };
@@ -232,9 +231,9 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let mut statement = self.transaction.prepare_cached(sql::BURY).sql(DOING)?;
-        let name = target_name(&table.name);
+        let name = target_name(&table.name, self.options);
         statement
-            .execute(params![self.pipeline, name, key.as_bytes(), version.to_bytes()])
+            .execute(params![self.options.pipeline, name, key.as_bytes(), version.to_bytes()])
             .sql(DOING)?;
         self.oldest_tombstone = Some(self.oldest_tombstone.map_or(version, |old| old.min(version)));
         Ok(())
@@ -248,8 +247,8 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let mut statement = self.transaction.prepare_cached(sql::COLLECT).sql(DOING)?;
-        statement.execute(params![self.pipeline, self.floor.to_bytes()]).sql(DOING)?;
-        self.oldest_tombstone = oldest_tombstone(self.transaction, self.pipeline)?;
+        statement.execute(params![self.options.pipeline, self.floor.to_bytes()]).sql(DOING)?;
+        self.oldest_tombstone = oldest_tombstone(self.transaction, &self.options.pipeline)?;
         Ok(())
     }
 

@@ -14,34 +14,34 @@ use crate::sqlite::prepare::{Plan, plan};
 use crate::sqlite::quote::identifier;
 use crate::sqlite::records;
 use crate::sqlite::store::Store;
-use crate::{Finding, Level};
+use crate::{Finding, Level, TargetOptions};
 
 impl Store {
     /// Looks at the file, its directory and every table.
     pub(super) fn check(&mut self, tables: &[Arc<TableSchema>]) -> Result<Vec<Finding>> {
         let mut findings = vec![check_place(&self.path)];
-        let (pipeline, soft) = (self.options.pipeline.clone(), self.options.soft_deletes);
+        let options = self.options.clone();
         let Some(connection) = self.reader()? else {
             findings.extend(tables.iter().map(|table| {
-                let named =
-                    validate(table).and_then(|()| beside(&table.name, names_before(tables, table)));
-                named.map_or_else(problem, |()| created(table))
+                let named = validate(table, &options)
+                    .and_then(|()| beside(&table.name, names_before(tables, table), &options));
+                named.map_or_else(problem, |()| created(table, &options))
             }));
             return Ok(findings);
         };
-        let ours = records::tables(connection, &pipeline)?;
-        let others = records::others(connection, &pipeline)?;
+        let ours = records::tables(connection, &options.pipeline)?;
+        let others = records::others(connection, &options.pipeline)?;
         for table in tables {
-            let planned = match beside(&table.name, names_before(tables, table)) {
-                Ok(()) => plan(connection, table, soft, &ours, &others)?,
+            let planned = match beside(&table.name, names_before(tables, table), &options) {
+                Ok(()) => plan(connection, table, &options, &ours, &others)?,
                 Err(problem) => Err(problem),
             };
             match planned {
                 Err(found) => findings.push(problem(found)),
-                Ok(Plan::Create) => findings.push(created(table)),
+                Ok(Plan::Create) => findings.push(created(table, &options)),
                 Ok(Plan::Adopt(_) | Plan::Extend(_)) => {
-                    findings.push(ready(table));
-                    findings.extend(check_extras(connection, table)?);
+                    findings.push(ready(table, &options));
+                    findings.extend(check_extras(connection, table, &options)?);
                 }
             }
         }
@@ -100,14 +100,18 @@ fn probe(path: &Path) -> std::io::Result<()> {
 }
 
 /// What somebody else put onto the table, which may refuse rows or change them.
-fn check_extras(connection: &Connection, table: &TableSchema) -> Result<Vec<Finding>> {
+fn check_extras(
+    connection: &Connection,
+    table: &TableSchema,
+    options: &TargetOptions,
+) -> Result<Vec<Finding>> {
     const DOING: &str = "look for triggers and unique indexes";
     let sql = "SELECT 'trigger', name FROM sqlite_schema \
                WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE \
                UNION ALL SELECT 'unique index', name FROM pragma_index_list(?1) \
                WHERE \"unique\" AND origin <> 'pk'";
     let mut statement = connection.prepare_cached(sql).sql(DOING)?;
-    let name = target_name(&table.name);
+    let name = target_name(&table.name, options);
     let mut rows = statement.query(params![name]).sql(DOING)?;
     let mut findings = Vec::new();
     while let Some(row) = rows.next().sql(DOING)? {
@@ -132,8 +136,8 @@ fn subject(table: &TableSchema) -> String {
     format!("target table {}", table.name)
 }
 
-fn ready(table: &TableSchema) -> Finding {
-    let name = identifier(&target_name(&table.name));
+fn ready(table: &TableSchema, options: &TargetOptions) -> Finding {
+    let name = identifier(&target_name(&table.name, options));
     let message = format!("{name} is there and its shape fits");
     Finding {
         subject: subject(table),
@@ -144,8 +148,8 @@ fn ready(table: &TableSchema) -> Finding {
     }
 }
 
-fn created(table: &TableSchema) -> Finding {
-    let name = identifier(&target_name(&table.name));
+fn created(table: &TableSchema, options: &TargetOptions) -> Finding {
+    let name = identifier(&target_name(&table.name, options));
     let message = format!("{name} will be created");
     Finding {
         subject: subject(table),

@@ -60,7 +60,7 @@ impl Store {
                 records.remove(table);
                 let sql = "DELETE FROM _cdc_tombstone WHERE pipeline = ?1 AND table_name = ?2";
                 transaction
-                    .execute(sql, params![options.pipeline, target_name(table)])
+                    .execute(sql, params![options.pipeline, target_name(table, options)])
                     .sql("release tables")?;
             }
             records::save_tables(transaction, &options.pipeline, &records)

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::TargetOptions;
 use crate::error::{Code, Error};
 use crate::schema::{TableName, TableSchema};
 use crate::sqlite::quote::identifier;
@@ -40,12 +41,12 @@ impl From<Problem> for Error {
     }
 }
 
-/// The name of a source table in the target: `table` for the schema `public`, otherwise
+/// The name of a source table in the target: `table` for the plain schema, otherwise
 /// `schema_table`.
-pub(super) fn target_name(table: &TableName) -> String {
-    match table.schema.as_str() {
-        "public" => table.name.clone(),
-        schema => format!("{schema}_{}", table.name),
+pub(super) fn target_name(table: &TableName, options: &TargetOptions) -> String {
+    match table.schema == options.plain_schema {
+        true => table.name.clone(),
+        false => format!("{}_{}", table.schema, table.name),
     }
 }
 
@@ -55,8 +56,8 @@ pub(super) fn folded(name: &str) -> String {
 }
 
 /// Whether SQLite can have a table of this name and these columns.
-pub(super) fn validate(table: &TableSchema) -> Fit<()> {
-    let name = target_name(&table.name);
+pub(super) fn validate(table: &TableSchema, options: &TargetOptions) -> Fit<()> {
+    let name = target_name(&table.name, options);
     let folded_name = folded(&name);
     let problem = |message: String, remedy: &str| Problem {
         table: table.name.clone(),
@@ -98,9 +99,10 @@ pub(super) fn validate(table: &TableSchema) -> Fit<()> {
 pub(super) fn beside<'a>(
     table: &TableName,
     others: impl IntoIterator<Item = &'a TableName>,
+    options: &TargetOptions,
 ) -> Fit<()> {
-    let name = folded(&target_name(table));
-    let same = |other: &&TableName| *other != table && folded(&target_name(other)) == name;
+    let name = folded(&target_name(table, options));
+    let same = |other: &&TableName| *other != table && folded(&target_name(other, options)) == name;
     match others.into_iter().find(same) {
         None => Ok(()),
         Some(other) => Err(Problem {
@@ -108,7 +110,7 @@ pub(super) fn beside<'a>(
             code: Code::NameCollision,
             message: format!(
                 "tables {other} and {table} would both be named {} in the target",
-                target_name(table)
+                target_name(table, options)
             ),
             remedy: "rename one of them at the source, or replicate it into another file".into(),
         }),
@@ -118,7 +120,7 @@ pub(super) fn beside<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sqlite::tests::support::schema;
+    use crate::sqlite::tests::support::{options, schema};
 
     fn check_columns(columns: &[&str], expected: Option<&str>) {
         let mut table = schema("t", &[]);
@@ -127,7 +129,7 @@ mod tests {
             column.name = (*name).into();
             table.columns.push(column);
         }
-        let found = validate(&table).err();
+        let found = validate(&table, &options(false)).err();
         assert_eq!(found.as_ref().map(|problem| problem.code), expected.map(|_| NAME_COLLISION));
         for part in expected.unwrap_or_default().split_whitespace() {
             assert!(found.as_ref().unwrap().message.contains(part), "{found:?}");
@@ -147,17 +149,31 @@ mod tests {
     #[test]
     fn tables_that_would_get_one_name_collide_and_both_are_named() {
         let (one, two) = (TableName::new("a_b", "c"), TableName::new("a", "B_C"));
-        let problem = beside(&one, [&one, &two]).unwrap_err();
+        let problem = beside(&one, [&one, &two], &options(false)).unwrap_err();
         assert_eq!(problem.code, Code::NameCollision);
         assert!(problem.message.contains("a_b.c") && problem.message.contains("a.B_C"));
-        assert_eq!(beside(&one, [&one, &TableName::new("public", "c")]), Ok(()));
+        let plain = TableName::new("public", "c");
+        assert_eq!(beside(&one, [&one, &plain], &options(false)), Ok(()));
+    }
+
+    #[test]
+    fn only_the_plain_schema_is_left_out_of_a_name() {
+        let shop = TargetOptions { plain_schema: "shop".into(), ..options(false) };
+        assert_eq!(target_name(&TableName::new("shop", "t"), &shop), "t");
+        assert_eq!(target_name(&TableName::new("public", "t"), &shop), "public_t");
+        let twin = TableName::new("shop", "public_t");
+        assert!(beside(&twin, [&TableName::new("public", "t")], &shop).is_err());
+        assert_eq!(target_name(&twin, &options(false)), "shop_public_t");
     }
 
     #[test]
     fn names_that_sqlite_or_driftless_keeps_are_refused() {
         for name in ["sqlite_x", "SQLITE_stat", "_cdc_checkpoint", "_CDC_tombstone"] {
-            assert_eq!(validate(&schema(name, &[])).unwrap_err().code, Code::NameCollision);
+            assert_eq!(
+                validate(&schema(name, &[]), &options(false)).unwrap_err().code,
+                Code::NameCollision
+            );
         }
-        assert_eq!(validate(&schema("my_sqlite_x", &[])), Ok(()));
+        assert_eq!(validate(&schema("my_sqlite_x", &[]), &options(false)), Ok(()));
     }
 }

@@ -13,7 +13,7 @@ use crate::sqlite::records::{self, Records};
 use crate::sqlite::shape::{Missing, describe};
 use crate::sqlite::sql;
 use crate::sqlite::store::Store;
-use crate::{Prepared, TableRecord};
+use crate::{Prepared, TableRecord, TargetOptions};
 
 /// What has to be done for a table.
 pub(super) enum Plan {
@@ -31,19 +31,18 @@ impl Store {
         self.write("prepare table", |transaction, options| {
             let mut records = records::tables(transaction, &options.pipeline)?;
             let others = records::others(transaction, &options.pipeline)?;
-            let soft = options.soft_deletes;
-            let plan = plan(transaction, table, soft, &records, &others)??;
+            let plan = plan(transaction, table, options, &records, &others)??;
             let prepared = match &plan {
                 Plan::Create => {
-                    run(transaction, table, &sql::create_table(table, soft))?;
+                    run(transaction, table, &sql::create_table(table, options))?;
                     Prepared::Created
                 }
                 Plan::Adopt(missing) => {
-                    add(transaction, table, missing)?;
+                    add(transaction, table, missing, options)?;
                     Prepared::Created
                 }
                 Plan::Extend(missing) => {
-                    add(transaction, table, missing)?;
+                    add(transaction, table, missing, options)?;
                     added(table, missing)
                 }
             };
@@ -62,25 +61,25 @@ impl Store {
 pub(super) fn plan(
     connection: &Connection,
     table: &TableSchema,
-    soft: bool,
+    options: &TargetOptions,
     ours: &Records,
     others: &[(String, Records)],
 ) -> Result<Fit<Plan>> {
-    let checked = validate(table)
-        .and_then(|()| beside(&table.name, ours.keys()))
-        .and_then(|()| not_owned(&table.name, others));
+    let checked = validate(table, options)
+        .and_then(|()| beside(&table.name, ours.keys(), options))
+        .and_then(|()| not_owned(&table.name, others, options));
     if let Err(problem) = checked {
         return Ok(Err(problem));
     }
-    let Some(shape) = describe(connection, &target_name(&table.name))? else {
+    let Some(shape) = describe(connection, &target_name(&table.name, options))? else {
         return Ok(Ok(Plan::Create));
     };
     let owned = ours.contains_key(&table.name);
     if !owned && shape.has_rows {
-        return Ok(Err(not_empty(&table.name)));
+        return Ok(Err(not_empty(&table.name, options)));
     }
     let plan = if owned { Plan::Extend } else { Plan::Adopt };
-    Ok(shape.fit(table, soft).map(plan))
+    Ok(shape.fit(table, options).map(plan))
 }
 
 fn status_after(prepared: &Prepared, before: Option<&TableRecord>) -> TableStatus {
@@ -101,12 +100,17 @@ fn added(table: &TableSchema, missing: &Missing) -> Prepared {
     Prepared::Added(missing.columns.iter().map(name).collect())
 }
 
-fn add(connection: &Connection, table: &TableSchema, missing: &Missing) -> Result<()> {
+fn add(
+    connection: &Connection,
+    table: &TableSchema,
+    missing: &Missing,
+    options: &TargetOptions,
+) -> Result<()> {
     for &index in &missing.columns {
-        run(connection, table, &sql::add_column(table, &table.columns[index]))?;
+        run(connection, table, &sql::add_column(table, &table.columns[index], options))?;
     }
     if missing.deleted {
-        run(connection, table, &sql::add_deleted(table))?;
+        run(connection, table, &sql::add_deleted(table, options))?;
     }
     Ok(())
 }
@@ -117,10 +121,10 @@ fn run(connection: &Connection, table: &TableSchema, sql: &str) -> Result<()> {
     Ok(())
 }
 
-fn not_owned(table: &TableName, others: &[(String, Records)]) -> Fit<()> {
-    let name = target_name(table);
+fn not_owned(table: &TableName, others: &[(String, Records)], options: &TargetOptions) -> Fit<()> {
+    let name = target_name(table, options);
     for (pipeline, records) in others {
-        if records.keys().any(|other| folded(&target_name(other)) == folded(&name)) {
+        if records.keys().any(|other| folded(&target_name(other, options)) == folded(&name)) {
             return Err(Problem {
                 table: table.clone(),
                 code: Code::TableOwned,
@@ -136,8 +140,8 @@ fn not_owned(table: &TableName, others: &[(String, Records)]) -> Fit<()> {
     Ok(())
 }
 
-fn not_empty(table: &TableName) -> Problem {
-    let name = target_name(table);
+fn not_empty(table: &TableName, options: &TargetOptions) -> Problem {
+    let name = target_name(table, options);
     Problem {
         table: table.clone(),
         code: Code::TargetNotEmpty,

@@ -28,9 +28,9 @@ impl Store {
         table: &TableSchema,
         keys: &[Key],
     ) -> Result<Vec<(Key, Version, Row)>> {
-        let soft = self.options.soft_deletes;
+        let options = self.options.clone();
         let transaction = snapshot(self)?;
-        let mut statement = prepare(&transaction, table, &sql::select_row(table, soft))?;
+        let mut statement = prepare(&transaction, table, &sql::select_row(table, &options))?;
         let mut found = Vec::with_capacity(keys.len());
         for key in keys {
             bind(&mut statement, table, key)?;
@@ -46,13 +46,13 @@ impl Store {
     pub(super) fn read_keys(&mut self, scan: &OwnedScan) -> Result<Vec<Key>> {
         const DOING: &str = "read keys";
         let table = &scan.table;
-        let soft = self.options.soft_deletes;
+        let options = self.options.clone();
         let (after, below) = (scan.after.is_some(), scan.below.is_some());
         let transaction = snapshot(self)?;
-        let unfiltered = sql::select_keys(table, soft, after, below, None);
+        let unfiltered = sql::select_keys(table, &options, after, below, None);
         let mut statement = prepare(&transaction, table, &unfiltered)?;
         if let Some(filter) = scan.filter.as_deref() {
-            let filtered = sql::select_keys(table, soft, after, below, Some(filter));
+            let filtered = sql::select_keys(table, &options, after, below, Some(filter));
             let parameters = statement.parameter_count();
             statement = transaction
                 .prepare_cached(&filtered)

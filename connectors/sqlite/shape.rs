@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension};
 
+use crate::TargetOptions;
 use crate::error::{Code, Result};
 use crate::schema::TableSchema;
 use crate::sqlite::failure::Sql;
@@ -84,33 +85,33 @@ pub(super) fn describe(connection: &Connection, name: &str) -> Result<Option<Sha
 
 impl Shape {
     /// What is missing before rows of the source table fit; a problem if they never will.
-    pub(super) fn fit(&self, table: &TableSchema, soft: bool) -> Fit<Missing> {
+    pub(super) fn fit(&self, table: &TableSchema, options: &TargetOptions) -> Fit<Missing> {
         if self.kind != "table" {
             let reason = format!("it is not an ordinary table but a {}", self.kind);
-            let name = identifier(&target_name(&table.name));
+            let name = identifier(&target_name(&table.name, options));
             let noun = if self.kind == "view" { "VIEW" } else { "TABLE" };
             let remedy = format!("run `DROP {noun} {name};` and restart");
-            return Err(Problem { remedy, ..misfit(table, reason) });
+            return Err(Problem { remedy, ..misfit(table, options, reason) });
         }
-        self.fit_key(table)?;
+        self.fit_key(table, options)?;
         let mut missing = Missing::default();
         for (index, column) in table.columns.iter().enumerate() {
             match self.column(&column.name) {
                 None => missing.columns.push(index),
                 Some(found) => {
                     let expected = declared_type(column.column_type);
-                    found.fit(table, expected, !table.is_key(index))?;
+                    found.fit(table, options, expected, !table.is_key(index))?;
                 }
             }
         }
         for (name, declared) in [(VERSION, "BLOB"), (UPDATED_AT, "TEXT")] {
             match self.column(name) {
-                None => return Err(misfit(table, format!("column {name} is missing"))),
-                Some(found) => found.fit(table, declared, false)?,
+                None => return Err(misfit(table, options, format!("column {name} is missing"))),
+                Some(found) => found.fit(table, options, declared, false)?,
             }
         }
-        missing.deleted = self.fit_deleted(table, soft)?;
-        self.fit_extra(table)?;
+        missing.deleted = self.fit_deleted(table, options)?;
+        self.fit_extra(table, options)?;
         Ok(missing)
     }
 
@@ -118,42 +119,52 @@ impl Shape {
         self.columns.iter().find(|column| folded(&column.name) == folded(name))
     }
 
-    fn fit_key(&self, table: &TableSchema) -> Fit<()> {
+    fn fit_key(&self, table: &TableSchema, options: &TargetOptions) -> Fit<()> {
         let found: BTreeSet<String> =
             self.columns.iter().filter(|c| c.is_key).map(|c| folded(&c.name)).collect();
         let expected: BTreeSet<String> = table.key_columns().map(|c| folded(&c.name)).collect();
         let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
         if found != expected {
             let (found, expected) = (list(&found), list(&expected));
-            return Err(misfit(table, format!("its primary key is ({found}), not ({expected})")));
+            return Err(misfit(
+                table,
+                options,
+                format!("its primary key is ({found}), not ({expected})"),
+            ));
         }
         if !self.binary_key {
-            return Err(misfit(table, "its primary key has a collation other than BINARY".into()));
+            return Err(misfit(
+                table,
+                options,
+                "its primary key has a collation other than BINARY".into(),
+            ));
         }
         Ok(())
     }
 
     /// Whether the mark of soft deletes has to be added.
-    fn fit_deleted(&self, table: &TableSchema, soft: bool) -> Fit<bool> {
+    fn fit_deleted(&self, table: &TableSchema, options: &TargetOptions) -> Fit<bool> {
         match self.column(DELETED) {
-            None => Ok(soft),
-            Some(found) if soft => found.fit(table, "INTEGER", false).map(|()| false),
+            None => Ok(options.soft_deletes),
+            Some(found) if options.soft_deletes => {
+                found.fit(table, options, "INTEGER", false).map(|()| false)
+            }
             // Its rows would come back to life, or stay marked for ever.
             Some(_) => {
-                let name = identifier(&target_name(&table.name));
+                let name = identifier(&target_name(&table.name, options));
                 Err(Problem {
                     remedy: format!(
                         "set deletes = \"soft\", or run `DELETE FROM {name} WHERE {DELETED}; \
                          ALTER TABLE {name} DROP COLUMN {DELETED};` in it"
                     ),
-                    ..misfit(table, format!("it has {DELETED}, and deletes is \"hard\""))
+                    ..misfit(table, options, format!("it has {DELETED}, and deletes is \"hard\""))
                 })
             }
         }
     }
 
     /// Columns of dropped source columns stay, but nothing is written into them.
-    fn fit_extra(&self, table: &TableSchema) -> Fit<()> {
+    fn fit_extra(&self, table: &TableSchema, options: &TargetOptions) -> Fit<()> {
         let known = |name: &str| {
             [VERSION, UPDATED_AT, DELETED].contains(&folded(name).as_str())
                 || table.columns.iter().any(|column| folded(&column.name) == folded(name))
@@ -165,6 +176,7 @@ impl Shape {
             None => Ok(()),
             Some(extra) => Err(misfit(
                 table,
+                options,
                 format!("its column {} is NOT NULL and not in the source", identifier(&extra.name)),
             )),
         }
@@ -172,14 +184,21 @@ impl Shape {
 }
 
 impl ShapeColumn {
-    fn fit(&self, table: &TableSchema, expected: &str, nullable: bool) -> Fit<()> {
+    fn fit(
+        &self,
+        table: &TableSchema,
+        options: &TargetOptions,
+        expected: &str,
+        nullable: bool,
+    ) -> Fit<()> {
         let name = identifier(&self.name);
         if self.generated {
-            return Err(misfit(table, format!("its column {name} is generated")));
+            return Err(misfit(table, options, format!("its column {name} is generated")));
         }
         if affinity(&self.declared) != affinity(expected) {
             return Err(misfit(
                 table,
+                options,
                 format!(
                     "its column {name} is declared {}, and {} is needed",
                     described(&self.declared),
@@ -188,7 +207,7 @@ impl ShapeColumn {
             ));
         }
         if nullable && self.not_null {
-            return Err(misfit(table, format!("its column {name} is NOT NULL")));
+            return Err(misfit(table, options, format!("its column {name} is NOT NULL")));
         }
         Ok(())
     }
@@ -201,8 +220,8 @@ fn described(declared: &str) -> String {
     }
 }
 
-fn misfit(table: &TableSchema, reason: String) -> Problem {
-    let name = target_name(&table.name);
+fn misfit(table: &TableSchema, options: &TargetOptions, reason: String) -> Problem {
+    let name = target_name(&table.name, options);
     Problem {
         table: table.name.clone(),
         code: Code::TargetShape,

@@ -2,6 +2,7 @@
 //! Parameters of statements on replicated tables: ?1 is the version, ?2 the time, and from
 //! `FIRST` on what the function says.
 
+use crate::TargetOptions;
 use crate::schema::{Column, ColumnType, TableSchema};
 use crate::sqlite::names::{DELETED, UPDATED_AT, VERSION, target_name};
 use crate::sqlite::quote::{identifier, identifiers};
@@ -39,7 +40,7 @@ pub(super) const OLDEST_TOMBSTONE: &str =
 pub(super) const COLLECT: &str = "DELETE FROM _cdc_tombstone WHERE pipeline = ?1 AND version < ?2";
 
 /// Creates the table: the source's columns and ours, and the source's key as the only constraint.
-pub(super) fn create_table(table: &TableSchema, soft: bool) -> String {
+pub(super) fn create_table(table: &TableSchema, options: &TargetOptions) -> String {
     let mut parts: Vec<String> = Vec::with_capacity(table.columns.len() + 4);
     let rowid = single_integer_key(table);
     for (index, column) in table.columns.iter().enumerate() {
@@ -52,43 +53,44 @@ pub(super) fn create_table(table: &TableSchema, soft: bool) -> String {
     }
     parts.push(format!("{VERSION} BLOB NOT NULL"));
     parts.push(format!("{UPDATED_AT} TEXT NOT NULL"));
-    if soft {
+    if options.soft_deletes {
         parts.push(deleted_definition());
     }
     if !rowid {
         parts.push(format!("PRIMARY KEY ({})", key_columns(table)));
     }
-    format!("CREATE TABLE {} (\n  {}\n)", name(table), parts.join(",\n  "))
+    format!("CREATE TABLE {} (\n  {}\n)", name(table, options), parts.join(",\n  "))
 }
 
 /// Adds a column that can be NULL.
-pub(super) fn add_column(table: &TableSchema, column: &Column) -> String {
-    format!("ALTER TABLE {} ADD COLUMN {}", name(table), definition(column))
+pub(super) fn add_column(table: &TableSchema, column: &Column, options: &TargetOptions) -> String {
+    format!("ALTER TABLE {} ADD COLUMN {}", name(table, options), definition(column))
 }
 
 /// Adds the mark of soft deletes.
-pub(super) fn add_deleted(table: &TableSchema) -> String {
-    format!("ALTER TABLE {} ADD COLUMN {}", name(table), deleted_definition())
+pub(super) fn add_deleted(table: &TableSchema, options: &TargetOptions) -> String {
+    format!("ALTER TABLE {} ADD COLUMN {}", name(table, options), deleted_definition())
 }
 
 /// Writes a whole row unless a newer one is there; from `FIRST` on its cells.
-pub(super) fn upsert(table: &TableSchema, soft: bool) -> String {
+pub(super) fn upsert(table: &TableSchema, options: &TargetOptions) -> String {
     let columns: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
     let cells: Vec<String> = (0..columns.len()).map(|at| format!("?{}", FIRST + at)).collect();
-    let (deleted, zero) = if soft { (format!(", {DELETED}"), ", 0") } else { Default::default() };
+    let (deleted, zero) =
+        if options.soft_deletes { (format!(", {DELETED}"), ", 0") } else { Default::default() };
     let mut sets: Vec<String> = (0..columns.len())
         .filter(|&index| !table.is_key(index) || is_float(&table.columns[index]))
         .map(|index| identifier(columns[index]))
         .map(|column| format!("{column} = excluded.{column}"))
         .collect();
     sets.push(format!("{VERSION} = excluded.{VERSION}, {UPDATED_AT} = excluded.{UPDATED_AT}"));
-    if soft {
+    if options.soft_deletes {
         sets.push(format!("{DELETED} = 0"));
     }
     format!(
         "INSERT INTO {} AS old ({VERSION}, {UPDATED_AT}, {}{deleted}) VALUES (?1, ?2, {}{zero}) \
          ON CONFLICT ({}) DO UPDATE SET {} WHERE excluded.{VERSION} > old.{VERSION}",
-        name(table),
+        name(table, options),
         identifiers(columns.iter().copied()),
         cells.join(", "),
         key_columns(table),
@@ -97,45 +99,45 @@ pub(super) fn upsert(table: &TableSchema, soft: bool) -> String {
 }
 
 /// Writes the columns at these places into an older row; from `FIRST` on the key, then the cells.
-pub(super) fn update(table: &TableSchema, present: &[usize], soft: bool) -> String {
+pub(super) fn update(table: &TableSchema, present: &[usize], options: &TargetOptions) -> String {
     let first = FIRST + table.key.len();
     let mut sets = vec![format!("{VERSION} = ?1, {UPDATED_AT} = ?2")];
     sets.extend(present.iter().enumerate().map(|(at, &index)| {
         format!("{} = ?{}", identifier(&table.columns[index].name), first + at)
     }));
-    let alive = if soft { format!(" AND {DELETED} = 0") } else { String::new() };
+    let alive = if options.soft_deletes { format!(" AND {DELETED} = 0") } else { String::new() };
     format!(
         "UPDATE {} SET {} WHERE {} AND {VERSION} < ?1{alive}",
-        name(table),
+        name(table, options),
         sets.join(", "),
         key_equals(table)
     )
 }
 
 /// Removes an older row, or marks it; from `FIRST` on the key.
-pub(super) fn delete(table: &TableSchema, soft: bool) -> String {
+pub(super) fn delete(table: &TableSchema, options: &TargetOptions) -> String {
     let condition = format!("{} AND {VERSION} < ?1", key_equals(table));
-    removal(table, soft, &condition)
+    removal(table, options, &condition)
 }
 
 /// Removes or marks all older rows.
-pub(super) fn truncate(table: &TableSchema, soft: bool) -> String {
-    let alive = if soft { format!(" AND {DELETED} = 0") } else { String::new() };
-    removal(table, soft, &format!("{VERSION} < ?1{alive}"))
+pub(super) fn truncate(table: &TableSchema, options: &TargetOptions) -> String {
+    let alive = if options.soft_deletes { format!(" AND {DELETED} = 0") } else { String::new() };
+    removal(table, options, &format!("{VERSION} < ?1{alive}"))
 }
 
 /// The version of a row; from `FIRST` on the key.
-pub(super) fn select_version(table: &TableSchema) -> String {
-    format!("SELECT {VERSION} FROM {} WHERE {}", name(table), key_equals(table))
+pub(super) fn select_version(table: &TableSchema, options: &TargetOptions) -> String {
+    format!("SELECT {VERSION} FROM {} WHERE {}", name(table, options), key_equals(table))
 }
 
 /// Version and cells of a row that is not deleted; from `FIRST` on the key.
-pub(super) fn select_row(table: &TableSchema, soft: bool) -> String {
-    let alive = if soft { format!(" AND {DELETED} = 0") } else { String::new() };
+pub(super) fn select_row(table: &TableSchema, options: &TargetOptions) -> String {
+    let alive = if options.soft_deletes { format!(" AND {DELETED} = 0") } else { String::new() };
     format!(
         "SELECT {VERSION}, {} FROM {} WHERE {}{alive}",
         identifiers(table.columns.iter().map(|column| column.name.as_str())),
-        name(table),
+        name(table, options),
         key_equals(table)
     )
 }
@@ -144,7 +146,7 @@ pub(super) fn select_row(table: &TableSchema, soft: bool) -> String {
 /// than, ?2 how many at most, from `FIRST` on the key that they come after.
 pub(super) fn select_keys(
     table: &TableSchema,
-    soft: bool,
+    options: &TargetOptions,
     after: bool,
     below: bool,
     filter: Option<&str>,
@@ -157,7 +159,7 @@ pub(super) fn select_keys(
     if below {
         conditions.push(format!("{VERSION} < ?1"));
     }
-    if soft {
+    if options.soft_deletes {
         conditions.push(format!("{DELETED} = 0"));
     }
     if let Some(filter) = filter {
@@ -169,20 +171,20 @@ pub(super) fn select_keys(
     }
     format!(
         "SELECT {keys} FROM {} WHERE {} ORDER BY {keys} LIMIT ?2",
-        name(table),
+        name(table, options),
         conditions.join(" AND "),
         keys = key_columns(table),
     )
 }
 
 /// The table's name in the target, quoted.
-pub(super) fn name(table: &TableSchema) -> String {
-    identifier(&target_name(&table.name))
+pub(super) fn name(table: &TableSchema, options: &TargetOptions) -> String {
+    identifier(&target_name(&table.name, options))
 }
 
-fn removal(table: &TableSchema, soft: bool, condition: &str) -> String {
-    let name = name(table);
-    if soft {
+fn removal(table: &TableSchema, options: &TargetOptions, condition: &str) -> String {
+    let name = name(table, options);
+    if options.soft_deletes {
         format!(
             "UPDATE {name} SET {DELETED} = 1, {VERSION} = ?1, {UPDATED_AT} = ?2 WHERE {condition}"
         )

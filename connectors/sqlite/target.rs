@@ -19,6 +19,7 @@ use crate::{Claim, Finding, KeyScan, Prepared, Remembered, Target, TargetOptions
 /// An SQLite file, written by one pipeline.
 pub(crate) struct SqliteTarget {
     pub(super) store: Arc<Mutex<Store>>,
+    options: TargetOptions,
 }
 
 /// The file that the URL names. It is created by `claim`, not here.
@@ -28,7 +29,8 @@ pub(crate) struct SqliteTarget {
 pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<SqliteTarget> {
     let url = url.to_owned();
     let path = blocking(move || config::path(&url)).await?;
-    Ok(SqliteTarget { store: Arc::new(Mutex::new(Store::new(path, options))) })
+    let store = Arc::new(Mutex::new(Store::new(path, options.clone())));
+    Ok(SqliteTarget { store, options })
 }
 
 impl SqliteTarget {
@@ -112,7 +114,7 @@ impl Target for SqliteTarget {
     }
 
     fn table_name(&self, table: &TableName) -> String {
-        target_name(table)
+        target_name(table, &self.options)
     }
 
     async fn forget(&mut self) -> Result<()> {

@@ -15,6 +15,7 @@ use std::borrow::Cow;
 
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 
+use crate::float;
 use crate::schema::ColumnType;
 
 /// How SQLite treats the values of a column, as its declared type decides.
@@ -38,6 +39,7 @@ pub(super) fn declared_type(column_type: ColumnType) -> &'static str {
         | ColumnType::Text
         | ColumnType::Date
         | ColumnType::Time
+        | ColumnType::Duration
         | ColumnType::Timestamp
         | ColumnType::TimestampTz
         | ColumnType::Uuid
@@ -88,6 +90,7 @@ pub(super) fn encode(
         | ColumnType::Text
         | ColumnType::Date
         | ColumnType::Time
+        | ColumnType::Duration
         | ColumnType::Timestamp
         | ColumnType::TimestampTz
         | ColumnType::Uuid
@@ -151,21 +154,13 @@ fn finite(column_type: ColumnType, text: &str) -> Result<f64, &'static str> {
     Ok(if double as f32 == single { double } else { f64::from(single) })
 }
 
-/// Shortest digits that read back, laid out as PostgreSQL does: `0.0001`, `1e-05`, `1e+20`.
 fn float_text(column_type: ColumnType, value: f64) -> String {
-    let (scientific, plain, exponent_max) = match column_type {
-        ColumnType::Float32 => (format!("{:e}", value as f32), (value as f32).to_string(), 6),
-        _ => (format!("{value:e}"), value.to_string(), 15),
-    };
-    let Some((digits, exponent)) = scientific.split_once('e') else {
-        // Only reached by an infinity that somebody else wrote.
-        return scientific.replace("inf", "Infinity");
-    };
-    match exponent.parse::<i32>() {
-        Ok(exponent) if exponent < -4 => format!("{digits}e-{:02}", -exponent),
-        Ok(exponent) if exponent >= exponent_max => format!("{digits}e+{exponent:02}"),
-        _ => plain,
+    let mut text = Vec::new();
+    match column_type {
+        ColumnType::Float32 => float::push_single(value as f32, &mut text),
+        _ => float::push_double(value, &mut text),
     }
+    String::from_utf8(text).unwrap_or_default()
 }
 
 fn bytes(text: &str) -> Result<Vec<u8>, &'static str> {

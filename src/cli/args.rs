@@ -3,12 +3,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Flags, Settings};
 use crate::logging::LogFormat;
 
-/// Replicates PostgreSQL tables into another database.
+/// Replicates PostgreSQL, MySQL and MariaDB tables into another database.
 ///
 /// Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 `verify` found differences.
 /// Results go to stdout, logs and progress to stderr; DRIFTLESS_LOG filters the logs.
@@ -51,7 +51,7 @@ pub enum Command {
     Init(InitArguments),
     /// Drop slot, publication and our own tables; replicated tables stay
     Teardown(TeardownArguments),
-    /// A throw-away PostgreSQL, a live workload, kill -9 and resume before your eyes, verified
+    /// A throw-away server, a live workload, kill -9 and resume before your eyes, verified
     Demo(DemoArguments),
 }
 
@@ -59,14 +59,15 @@ pub enum Command {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Without a configuration file")]
 pub struct PipelineArguments {
-    /// The source, `postgres://...`. With it, no file is read. Other users of this machine can see
-    /// it: write '${PGPASSWORD}' or '${file:/path}' in single quotes in place of the password
+    /// The source, `postgres://...` or `mysql://...`. With it, no file is read. Other users of this
+    /// machine can see it: write '${PGPASSWORD}' or '${file:/path}' in single quotes in place of the password
     #[arg(long, value_name = "URL")]
     pub from: Option<String>,
-    /// The target, `postgres://...` or `sqlite:path.db`
+    /// The target, `postgres://...`, `mysql://...` or `sqlite:path.db`
     #[arg(long, value_name = "URL")]
     pub to: Option<String>,
-    /// Which tables, for instance 'public.*,!public.audit_*'; all when not given
+    /// Which tables, for instance 'public.*,!public.audit_*'; when not given, all; of a MySQL
+    /// server, all of the URL's database
     #[arg(long, value_name = "PATTERNS")]
     pub tables: Option<String>,
     /// The state directory; `.driftless` when not given
@@ -172,6 +173,9 @@ pub struct InitArguments {
 /// `driftless demo`.
 #[derive(Debug, Args)]
 pub struct DemoArguments {
+    /// The server that is replicated from
+    #[arg(long, value_enum, value_name = "KIND", default_value_t = DemoSource::Postgres)]
+    pub source: DemoSource,
     /// The SQLite file to replicate into; one of an earlier demonstration is replaced
     #[arg(long, value_name = "FILE", default_value = "driftless-demo.db")]
     pub out: PathBuf,
@@ -189,6 +193,15 @@ pub struct DemoArguments {
     /// Chooses the workload and the moments of the kills
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
+}
+
+/// What a demonstration replicates from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DemoSource {
+    /// A PostgreSQL
+    Postgres,
+    /// A MariaDB
+    Mariadb,
 }
 
 impl PipelineArguments {

@@ -323,7 +323,7 @@ mod tests {
     #[tokio::test]
     async fn an_unreachable_source_does_not_hide_what_is_wrong_elsewhere() {
         let error = |of| Error::transient(Code::Unreachable, format!("connect to {of}: refused"));
-        let patterns = TablePatterns::parse(&["public.*"]).unwrap();
+        let patterns = TablePatterns::parse(&["public.*"], "public").unwrap();
         let mut findings = Findings::default();
         let tables = check_source(&mut findings, Err(error("db.example")), &patterns).await;
         check_target(&mut findings, Err(error("replica.example")), &tables).await;
@@ -339,7 +339,7 @@ mod tests {
 
     #[tokio::test]
     async fn both_ends_in_order_are_ready() {
-        let patterns = TablePatterns::parse(&["*.*"]).unwrap();
+        let patterns = TablePatterns::parse(&["*.*"], "public").unwrap();
         let table = TableSchema {
             name: TableName::new("public", "items"),
             id: 1,
@@ -348,7 +348,11 @@ mod tests {
             key: Vec::new(),
         };
         let source = MemorySource::new(&SourceServer::new([table]), Faults::none());
-        let options = TargetOptions { pipeline: "shop".into(), soft_deletes: false };
+        let options = TargetOptions {
+            pipeline: "shop".into(),
+            soft_deletes: false,
+            plain_schema: "public".into(),
+        };
         let target = MemoryTarget::new(&TargetServer::new(), options, Faults::none());
         let mut findings = Findings::default();
         let tables = check_source(&mut findings, Ok(Arc::new(source)), &patterns).await;

@@ -213,7 +213,11 @@ mod tests {
     async fn tear_down_failing_at(settings: &Settings, point: &'static str) -> Report {
         let faults = Faults::new(Arc::new(FailAt(point)));
         let source = MemorySource::new(&SourceServer::new([]), faults.clone());
-        let options = TargetOptions { pipeline: settings.name.clone(), soft_deletes: false };
+        let options = TargetOptions {
+            pipeline: settings.name.clone(),
+            soft_deletes: false,
+            plain_schema: "public".into(),
+        };
         let target = MemoryTarget::new(&TargetServer::new(), options, faults);
         tear_down(settings, Ok(Arc::new(source)), Ok(Box::new(target))).await.unwrap()
     }

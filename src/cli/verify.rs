@@ -53,7 +53,7 @@ async fn verify(settings: &Settings, tables: &[String], repair: bool) -> Result<
     let wrong = |message: String| Error::stop(Code::Configuration, format!("--table: {message}"));
     let only = match tables {
         [] => None,
-        tables => Some(TablePatterns::parse(tables).map_err(wrong)?),
+        tables => Some(TablePatterns::parse(tables, &settings.plain_schema).map_err(wrong)?),
     };
     let source = connect::source(settings)?;
     let mut target = connect::target(settings).await?;

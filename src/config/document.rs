@@ -25,7 +25,7 @@ enum Shape {
 pub(super) type KeyName = (&'static str, &'static str);
 
 /// Every key there is, in the order of the example file.
-const KEYS: [(KeyName, Shape); 14] = [
+const KEYS: [(KeyName, Shape); 17] = [
     (("pipeline", "name"), Shape::Text),
     (("pipeline", "tables"), Shape::List),
     (("pipeline", "deletes"), Shape::Text),
@@ -37,6 +37,9 @@ const KEYS: [(KeyName, Shape); 14] = [
     (("pipeline", "chunk_rows"), Shape::Number),
     (("pipeline", "copy_workers"), Shape::Number),
     (("source", "url"), Shape::Url),
+    (("source", "server_id"), Shape::Number),
+    (("source", "zero_dates"), Shape::Text),
+    (("source", "cascades"), Shape::Text),
     (("target", "url"), Shape::Url),
     (("state", "dir"), Shape::Text),
     (("http", "listen"), Shape::Text),

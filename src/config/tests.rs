@@ -24,7 +24,7 @@ fn check_error(file: &str, expected: &str) {
 fn defaults() -> Settings {
     Settings {
         name: "main".into(),
-        tables: TablePatterns::parse(&["*.*"]).unwrap(),
+        tables: TablePatterns::parse(&["*.*"], "public").unwrap(),
         table_patterns: vec!["*.*".into()],
         soft_deletes: false,
         batch_rows: 20_000,
@@ -34,7 +34,11 @@ fn defaults() -> Settings {
         stop_on_table_error: false,
         chunk_rows: 10_000,
         copy_workers: 2,
+        plain_schema: "public".into(),
         source_url: Secret::new("postgres://u@h/d"),
+        server_id: None,
+        zero_dates: ZeroDates::Stop,
+        accept_cascades: false,
         target_url: Secret::new("sqlite:r.db"),
         state_dir: ".driftless".into(),
     }
@@ -64,8 +68,8 @@ fn the_example_file_holds_every_key_at_its_default() {
     let given = Document::parse("example", EXAMPLE).unwrap();
     for (section, key) in document::keys() {
         let commented = format!("# {key} = ");
-        let not_available = section == "http" && EXAMPLE.contains(&commented);
-        assert!(given.has((section, key)) || not_available, "{section}.{key} is not there");
+        let no_default = ["http", "source"].contains(&section) && EXAMPLE.contains(&commented);
+        assert!(given.has((section, key)) || no_default, "{section}.{key} is not there");
     }
 }
 
@@ -85,6 +89,9 @@ fn every_key_of_the_file_takes_effect() {
         copy_workers = 4
         [source]
         url = \"postgres://u:${PW}@h/d\"
+        server_id = 7
+        zero_dates = \"null\"
+        cascades = \"accept\"
         [target]
         url = \"sqlite:${NAME}.db\"
         [state]
@@ -92,7 +99,7 @@ fn every_key_of_the_file_takes_effect() {
     let patterns = vec!["public.*".to_owned(), "!public.audit_*".to_owned()];
     let expected = Settings {
         name: "shop_2".into(),
-        tables: TablePatterns::parse(&patterns).unwrap(),
+        tables: TablePatterns::parse(&patterns, "public").unwrap(),
         table_patterns: patterns,
         soft_deletes: true,
         batch_rows: 1000,
@@ -102,7 +109,11 @@ fn every_key_of_the_file_takes_effect() {
         stop_on_table_error: true,
         chunk_rows: 7,
         copy_workers: 4,
+        plain_schema: "public".into(),
         source_url: Secret::new("postgres://u:a%40b@h/d"),
+        server_id: Some(7),
+        zero_dates: ZeroDates::Null,
+        accept_cascades: true,
         target_url: Secret::new("sqlite:shop.db"),
         state_dir: "/var/lib/shop".into(),
     };
@@ -160,11 +171,11 @@ fn a_value_out_of_bounds_is_named_with_its_place() {
 
 #[test]
 fn a_url_of_another_database_is_refused() {
-    let error = settings("", &[URLS[1], ("DRIFTLESS_SOURCE__URL", "mysql://h/d")]).unwrap_err();
+    let error = settings("", &[URLS[1], ("DRIFTLESS_SOURCE__URL", "oracle://h/d")]).unwrap_err();
     assert_eq!(
         error.message,
-        "the environment variable DRIFTLESS_SOURCE__URL: source.url must begin with postgres://, \
-         the only source of this version"
+        "the environment variable DRIFTLESS_SOURCE__URL: source.url must begin with postgres:// or \
+         mysql://, the sources of this version"
     );
     let error = settings("", &[URLS[0]]).unwrap_err();
     assert_eq!(

@@ -1,21 +1,21 @@
 //! Compares a source table with its replica by plain SQL, sharing nothing with `verify`: a proof
 //! that uses the prover's own code proves little.
 //!
+//! Each side writes its rows in one common form (`form`), by SQL of its own (`sides`).
 //! Surprise: rows are sorted here, because no two databases agree on how to sort text.
 
-use std::pin::pin;
+mod form;
+mod sides;
 
-use futures_util::StreamExt;
-use rusqlite::types::ValueRef;
-use tokio_postgres::{Client, SimpleQueryMessage};
-
+use self::form::{Column, canonical};
+use super::server::session::{Session, TextRow};
 use super::{Error, Result};
 
 /// The side that was written by the replicator.
 pub enum Replica<'a> {
-    /// A PostgreSQL, where a table keeps its schema.
-    Postgres(&'a Client),
-    /// An SQLite file, where a table of the schema `public` is called by its name alone.
+    /// A server: a PostgreSQL, where a table keeps its schema, or a MariaDB.
+    Server(&'a Session),
+    /// An SQLite file.
     Sqlite(&'a rusqlite::Connection),
 }
 
@@ -45,29 +45,33 @@ impl Comparison {
 /// # Errors
 /// If one of the sides cannot be read, or their columns have different names.
 pub async fn compare(
-    source: &Client,
+    source: &Session,
     schema: &str,
     table: &str,
     replica: &Replica<'_>,
 ) -> Result<Comparison> {
-    let columns = columns_of(source, schema, table).await?;
-    let mut wanted = rows_of_postgres(source, schema, table, &columns).await?;
+    let columns = sides::columns(source, schema, table).await?;
+    let plain = sides::plain_schema(source).await?;
+    let mut wanted = sides::rows(source, schema, table, &columns).await?;
     let mut found = match replica {
-        Replica::Postgres(client) => {
-            let theirs = columns_of(client, schema, table).await?;
-            same_columns(table, &columns, theirs.iter().map(|column| column.name.as_str()))?;
-            rows_of_postgres(client, schema, table, &columns).await?
+        Replica::Server(session) => {
+            let (schema, table) = sides::place(session, &plain, schema, table).await?;
+            let theirs = sides::columns(session, &schema, &table).await?;
+            sides::rows(session, &schema, &table, &matched(&table, &columns, theirs)?).await?
         }
         Replica::Sqlite(connection) => {
-            let name = sqlite_name(schema, table);
-            let theirs = columns_of_sqlite(connection, &name)?;
-            same_columns(table, &columns, theirs.iter().map(String::as_str))?;
-            for row in &mut wanted {
-                as_sqlite_keeps_it(row, &columns);
-            }
-            rows_of_sqlite(connection, &name, &columns)?
+            let table = replica_name(&plain, schema, table);
+            let theirs = sides::columns_of_sqlite(connection, &table)?;
+            sides::rows_of_sqlite(connection, &table, &matched(&table, &columns, theirs)?)?
         }
     };
+    for row in wanted.iter_mut().chain(&mut found) {
+        for (cell, column) in row.iter_mut().zip(&columns) {
+            if let Some(text) = cell {
+                *text = canonical(column.form, std::mem::take(text));
+            }
+        }
+    }
     wanted.sort_unstable();
     found.sort_unstable();
     Ok(difference(&wanted, &found))
@@ -75,162 +79,39 @@ pub async fn compare(
 
 /// The name that a source table has in a database without schemas.
 #[must_use]
-pub fn sqlite_name(schema: &str, table: &str) -> String {
-    if schema == "public" { table.to_owned() } else { format!("{schema}_{table}") }
+pub fn replica_name(plain_schema: &str, schema: &str, table: &str) -> String {
+    if schema == plain_schema { table.to_owned() } else { format!("{schema}_{table}") }
 }
 
-/// A name as SQL writes it.
+/// A name as PostgreSQL and SQLite write it.
 #[must_use]
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-type TextRow = Vec<Option<String>>;
-
-struct Column {
-    name: String,
-    form: Form,
+/// A name as MariaDB and MySQL write it.
+#[must_use]
+pub fn backticked(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
 }
 
-/// How a value's canonical text differs from what SQLite keeps.
-#[derive(Clone, Copy)]
-enum Form {
-    Bool,
-    Float32,
-    Float64,
-    Same,
-}
-
-/// The columns that are replicated: a generated one is computed from the others.
-async fn columns_of(client: &Client, schema: &str, table: &str) -> Result<Vec<Column>> {
-    let query = "SELECT a.attname, coalesce(nullif(t.typbasetype, 0), t.oid)
-         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-         JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
-         AND a.attgenerated = '' AND left(a.attname, 5) <> '_cdc_' ORDER BY a.attnum";
-    let rows = client.query(query, &[&schema, &table]).await?;
-    if rows.is_empty() {
-        return Err(Error(format!("there is no table {schema}.{table}")));
-    }
-    let column = |row: &tokio_postgres::Row| Column {
-        name: row.get(0),
-        form: match row.get::<_, u32>(1) {
-            16 => Form::Bool,
-            700 => Form::Float32,
-            701 => Form::Float64,
-            _ => Form::Same,
-        },
+/// The replica's columns in the order of the source's, each in the form of the source's.
+fn matched(table: &str, ours: &[Column], mut theirs: Vec<Column>) -> Result<Vec<Column>> {
+    let names = |columns: &[Column]| {
+        let mut names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+        names.sort_unstable();
+        names
     };
-    Ok(rows.iter().map(column).collect())
-}
-
-fn columns_of_sqlite(connection: &rusqlite::Connection, table: &str) -> Result<Vec<String>> {
-    let mut query = connection.prepare("SELECT name FROM pragma_table_info(?1) ORDER BY cid")?;
-    let names = query.query_map([table], |row| row.get::<_, String>(0))?;
-    let names: Vec<String> = names.collect::<rusqlite::Result<_>>()?;
-    Ok(names.into_iter().filter(|name| !name.starts_with("_cdc_")).collect())
-}
-
-fn same_columns<'a>(
-    table: &str,
-    ours: &[Column],
-    theirs: impl Iterator<Item = &'a str>,
-) -> Result<()> {
-    let mut ours: Vec<&str> = ours.iter().map(|column| column.name.as_str()).collect();
-    let mut theirs: Vec<&str> = theirs.collect();
-    ours.sort_unstable();
-    theirs.sort_unstable();
-    if ours == theirs {
-        return Ok(());
+    let (wanted, found) = (names(ours), names(&theirs));
+    if wanted != found {
+        return Err(Error(format!("table {table} has columns {wanted:?}, its replica {found:?}")));
     }
-    Err(Error(format!("table {table} has columns {ours:?}, its replica has {theirs:?}")))
-}
-
-fn selection(columns: &[Column]) -> String {
-    columns.iter().map(|column| quoted(&column.name)).collect::<Vec<_>>().join(", ")
-}
-
-async fn rows_of_postgres(
-    client: &Client,
-    schema: &str,
-    table: &str,
-    columns: &[Column],
-) -> Result<Vec<TextRow>> {
-    let (schema, table) = (quoted(schema), quoted(table));
-    let query = format!("SELECT {} FROM {schema}.{table}", selection(columns));
-    let mut messages = pin!(client.simple_query_raw(&query).await?);
-    let mut rows = Vec::new();
-    while let Some(message) = messages.next().await {
-        if let SimpleQueryMessage::Row(row) = message? {
-            rows.push((0..row.len()).map(|index| row.get(index).map(str::to_owned)).collect());
-        }
+    let place = |column: &Column| ours.iter().position(|ours| ours.name == column.name);
+    theirs.sort_by_key(place);
+    for (column, ours) in theirs.iter_mut().zip(ours) {
+        column.form = ours.form;
     }
-    Ok(rows)
-}
-
-fn rows_of_sqlite(
-    connection: &rusqlite::Connection,
-    table: &str,
-    columns: &[Column],
-) -> Result<Vec<TextRow>> {
-    let query = format!("SELECT {} FROM {}", selection(columns), quoted(table));
-    let mut query = connection.prepare(&query)?;
-    let mut found = query.query([])?;
-    let mut rows = Vec::new();
-    while let Some(row) = found.next()? {
-        let mut cells = TextRow::with_capacity(columns.len());
-        for (index, column) in columns.iter().enumerate() {
-            cells.push(text_of(row.get_ref(index)?, column.form));
-        }
-        rows.push(cells);
-    }
-    Ok(rows)
-}
-
-fn text_of(value: ValueRef<'_>, form: Form) -> Option<String> {
-    match value {
-        ValueRef::Null => None,
-        ValueRef::Integer(number) => Some(number.to_string()),
-        ValueRef::Real(number) => Some(float_text(number, form)),
-        ValueRef::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
-        ValueRef::Blob(bytes) => {
-            let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
-            Some(format!("\\x{}", digits.collect::<String>()))
-        }
-    }
-}
-
-/// Writes what PostgreSQL shows in the form in which `text_of` shows what SQLite keeps.
-fn as_sqlite_keeps_it(row: &mut TextRow, columns: &[Column]) {
-    for (cell, column) in row.iter_mut().zip(columns) {
-        let Some(text) = cell else { continue };
-        match (column.form, text.as_str()) {
-            (Form::Bool, "t") => *text = "1".into(),
-            (Form::Bool, _) => *text = "0".into(),
-            // SQLite has no such number and keeps the word.
-            (Form::Float32 | Form::Float64, "NaN") | (Form::Same, _) => {}
-            (Form::Float32 | Form::Float64, number) => {
-                if let Ok(number) = number.parse() {
-                    *text = float_text(number, column.form);
-                }
-            }
-        }
-    }
-}
-
-fn float_text(number: f64, form: Form) -> String {
-    match form {
-        // SQLite's column may hold the number or, as ours do, the word.
-        Form::Float32 | Form::Float64 if number.is_infinite() => {
-            if number > 0.0 {
-                "Infinity".into()
-            } else {
-                "-Infinity".into()
-            }
-        }
-        Form::Float32 => format!("{:?}", number as f32),
-        Form::Bool | Form::Float64 | Form::Same => format!("{number:?}"),
-    }
+    Ok(theirs)
 }
 
 /// Walks two sorted lists at once.
@@ -273,15 +154,5 @@ mod tests {
         assert_eq!((found.missing, found.extra), (vec!["b".into()], vec!["c".into(), "e".into()]));
         assert!(difference(&rows(&["a", "a"]), &rows(&["a", "a"])).is_equal());
         assert!(!difference(&rows(&["a", "a"]), &rows(&["a"])).is_equal());
-    }
-
-    #[test]
-    fn floats_are_compared_as_numbers_and_signed_zero_is_kept() {
-        assert_eq!(
-            float_text(0.1, Form::Float64),
-            float_text("1e-1".parse().unwrap(), Form::Float64)
-        );
-        assert_eq!(float_text(f64::from(0.1_f32), Form::Float32), "0.1");
-        assert_ne!(float_text(0.0, Form::Float64), float_text(-0.0, Form::Float64));
     }
 }

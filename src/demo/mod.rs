@@ -1,4 +1,4 @@
-//! A private PostgreSQL with a busy shop in it, to show and to test replication against.
+//! A private PostgreSQL or MariaDB with a busy shop in it, to show and to test replication against.
 //!
 //! `server` starts and harms the database, `shop` keeps it busy, `compare` asks both sides by
 //! plain SQL whether they are equal, `narration` is the command `driftless demo`. The end-to-end
@@ -34,6 +34,18 @@ impl From<tokio_postgres::Error> for Error {
             None => error.to_string(),
         };
         Error(format!("ask PostgreSQL: {reason}"))
+    }
+}
+
+impl From<mysql_async::Error> for Error {
+    fn from(error: mysql_async::Error) -> Error {
+        let reason = match &error {
+            mysql_async::Error::Server(reason) => {
+                format!("{} ({}, {})", reason.message, reason.code, reason.state)
+            }
+            _ => error.to_string(),
+        };
+        Error(format!("ask MariaDB: {reason}"))
     }
 }
 

@@ -1,5 +1,5 @@
-//! The command `driftless demo`: a private PostgreSQL, a shop that never rests, and this very
-//! program replicating it into an SQLite file while it is killed again and again.
+//! The command `driftless demo`: a private PostgreSQL or MariaDB, a shop that never rests, and this
+//! very program replicating it into an SQLite file while it is killed again and again.
 //!
 //! Told as it happens on standard output. What it finds at the end is compared twice: by
 //! `driftless verify`, and by plain SQL that shares no code with it.
@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
-use tokio_postgres::Client;
 
 use super::compare::{Replica, compare};
 use super::dice::Dice;
-use super::server::{Server, ServerOptions};
+use super::server::session::Session;
+use super::server::{Engine, Server, ServerOptions};
 use super::shop::{self, Shop};
 use super::{Doing, Error, Result};
 
@@ -28,6 +28,8 @@ const WORKERS: u64 = 4;
 /// What a person may choose.
 #[derive(Clone, Debug)]
 pub struct DemoOptions {
+    /// The kind of server that the shop works with.
+    pub source: Engine,
     /// The SQLite file to replicate into. One that an earlier demonstration made is replaced.
     pub out: PathBuf,
     /// Replace the file whoever made it.
@@ -43,31 +45,27 @@ pub struct DemoOptions {
 /// Runs the demonstration. `Ok(true)` means that both comparisons found the sides equal.
 ///
 /// # Errors
-/// That something needed is missing (PostgreSQL, a place for the file), with what to do about it;
-/// or that the replicator failed, with the last lines that it said.
+/// That something needed is missing (the server, a place for the file), with what to do about it; or that the replicator failed, with the last lines that it said.
 pub async fn run(options: &DemoOptions) -> Result<bool> {
     let out = std::path::absolute(&options.out).doing("find the replica's place")?;
     clear_the_place(&out, options.force)?;
     let began = Instant::now();
     println!("driftless demo: a shop that never rests, and a replicator that gets killed\n");
 
-    let server =
-        Server::start(ServerOptions { careless: true, ..ServerOptions::default() }).await?;
-    let version = server.version()?;
-    let (took, port) = (began.elapsed().as_secs_f64(), server.port());
-    println!("1. A PostgreSQL {version} of its own listens on 127.0.0.1:{port} ({took:.1} s).");
-    let client = server.connect_to("postgres").await?;
-    shop::open(&client, CUSTOMERS).await?;
-    client.batch_execute("CREATE TABLE pulse (id int PRIMARY KEY, beat bigint NOT NULL)").await?;
-    println!(
-        "2. A shop with {} rows opens; {WORKERS} clerks start to work.",
-        count(&client).await?
-    );
+    let place = Place::open(options.source).await?;
+    let version = place.version()?;
+    let (took, port) = (began.elapsed().as_secs_f64(), place.server.port());
+    println!("1. A {version} of its own listens on 127.0.0.1:{port} ({took:.1} s).");
+    let session = &place.session;
+    shop::open(session, CUSTOMERS).await?;
+    session.batch_execute("CREATE TABLE pulse (id int PRIMARY KEY, beat bigint NOT NULL)").await?;
+    let rows = count(session).await?;
+    println!("2. A shop with {rows} rows opens; {WORKERS} clerks start to work.");
 
-    let stage = Stage::set(&server, &out)?;
-    let shop = Shop::start(&server.url("postgres"), WORKERS, options.seed, Duration::ZERO);
+    let stage = Stage::set(&place, &out)?;
+    let shop = Shop::start(&place.url, WORKERS, options.seed, Duration::ZERO);
     println!("3. `driftless run` copies it into {}, while it changes.\n", options.out.display());
-    let kills = live(options, &stage, &client, &shop, &out).await?;
+    let kills = live(options, &stage, session, &shop, &out).await?;
 
     let open_for = options.open_for.as_secs_f64();
     let counts = shop.close().await?;
@@ -92,9 +90,43 @@ pub async fn run(options: &DemoOptions) -> Result<bool> {
     let took = caught_up.elapsed().as_secs_f64();
     println!("5. `driftless run --until-current` caught up in {took:.1} s.");
     let verified = stage.verify()?;
-    let equal = compare_all(&client, &out).await?;
+    let equal = compare_all(&place, &out).await?;
     verdict(verified && equal, kills, &options.out, began.elapsed());
     Ok(verified && equal)
+}
+
+/// The server that the shop works with, and the database in it.
+struct Place {
+    server: Server,
+    session: Session,
+    url: String,
+    schema: &'static str,
+}
+
+impl Place {
+    async fn open(engine: Engine) -> Result<Place> {
+        let options = ServerOptions { engine, careless: true, ..ServerOptions::default() };
+        let server = Server::start(options).await?;
+        let (database, schema) = match engine {
+            Engine::Postgres => (server.first_database(), "public"),
+            Engine::Mariadb => ("shop", "shop"),
+        };
+        if engine == Engine::Mariadb {
+            let session = server.session(server.first_database()).await?;
+            session.batch_execute("CREATE DATABASE shop").await?;
+        }
+        let (session, url) = (server.session(database).await?, server.url(database));
+        Ok(Place { server, session, url, schema })
+    }
+
+    fn version(&self) -> Result<String> {
+        let name = match self.session {
+            Session::Postgres(_) => "PostgreSQL",
+            Session::Mariadb(_) if self.server.is_mysql() => "MySQL",
+            Session::Mariadb(_) => "MariaDB",
+        };
+        Ok(format!("{name} {}", self.server.version()?))
+    }
 }
 
 /// The configuration and the directory that the replicator of a demonstration works with.
@@ -104,17 +136,18 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(server: &Server, out: &Path) -> Result<Stage> {
+    fn set(place: &Place, out: &Path) -> Result<Stage> {
         let name = format!("driftless-demo-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory).doing(format!("create {}", directory.display()))?;
         let program = std::env::current_exe().doing("find this program's own file")?;
         let stage = Stage { directory, program };
-        let tables = shop::TABLES.map(|table| format!("\"public.{table}\"")).join(", ");
+        let schema = place.schema;
+        let tables = shop::TABLES.map(|table| format!("\"{schema}.{table}\"")).join(", ");
         let configuration = format!(
-            "[pipeline]\nname = \"demo\"\ntables = [{tables}, \"public.pulse\"]\n\n\
+            "[pipeline]\nname = \"demo\"\ntables = [{tables}, \"{schema}.pulse\"]\n\n\
              [source]\nurl = \"{}\"\n\n[target]\nurl = {}\n\n[state]\ndir = {}\n",
-            server.url("postgres"),
+            place.url,
             toml::Value::String(format!("sqlite:{}", out.display())),
             toml::Value::String(stage.directory.join("state").display().to_string()),
         );
@@ -219,7 +252,7 @@ impl Drop for Replicator {
 async fn live(
     options: &DemoOptions,
     stage: &Stage,
-    client: &Client,
+    session: &Session,
     shop: &Shop,
     out: &Path,
 ) -> Result<u32> {
@@ -238,7 +271,7 @@ async fn live(
         if now > options.open_for {
             break;
         }
-        beat(client, now).await?;
+        beat(session, tick, now).await?;
         if tick % 15 == 14 {
             replicator.must_be_alive()?;
             let done = shop.transactions();
@@ -258,12 +291,13 @@ async fn live(
 }
 
 /// Writes the time into the source, so that the replica shows how old it is.
-async fn beat(client: &Client, now: Duration) -> Result<()> {
-    let beat = format!(
-        "INSERT INTO pulse VALUES (1, {0}) ON CONFLICT (id) DO UPDATE SET beat = {0}",
-        now.as_millis()
-    );
-    Ok(client.batch_execute(&beat).await?)
+async fn beat(session: &Session, tick: u32, now: Duration) -> Result<()> {
+    let beat = now.as_millis();
+    let statement = match tick {
+        0 => format!("INSERT INTO pulse VALUES (1, {beat})"),
+        _ => format!("UPDATE pulse SET beat = {beat}"),
+    };
+    session.batch_execute(&statement).await
 }
 
 fn progress(out: &Path, transactions: u64, rate: f64, now: Duration) -> String {
@@ -296,21 +330,22 @@ fn read_only(out: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-async fn count(client: &Client) -> Result<i64> {
+async fn count(session: &Session) -> Result<u64> {
     let mut rows = 0;
     for table in shop::TABLES {
-        let query = format!("SELECT count(*) FROM {table}");
-        rows += client.query_one(query.as_str(), &[]).await?.get::<_, i64>(0);
+        let count = session.ask(&format!("SELECT count(*) FROM {table}")).await?;
+        rows += count.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default();
     }
     Ok(rows)
 }
 
-async fn compare_all(client: &Client, out: &Path) -> Result<bool> {
+async fn compare_all(place: &Place, out: &Path) -> Result<bool> {
     println!("7. Plain SQL on both sides, sharing no code with it, says:");
     let connection = read_only(out)?;
+    let replica = Replica::Sqlite(&connection);
     let mut equal = true;
     for table in shop::TABLES {
-        let found = compare(client, "public", table, &Replica::Sqlite(&connection)).await?;
+        let found = compare(&place.session, place.schema, table, &replica).await?;
         let word = if found.is_equal() { "equal" } else { "DIFFERENT" };
         let (source, replica) = (found.source_rows, found.replica_rows);
         println!(

@@ -288,7 +288,11 @@ struct Bench {
 impl Bench {
     fn new(log: &Log) -> Bench {
         let server = TargetServer::new();
-        let options = TargetOptions { pipeline: "main".into(), soft_deletes: false };
+        let options = TargetOptions {
+            pipeline: "main".into(),
+            soft_deletes: false,
+            plain_schema: "public".into(),
+        };
         let mut target = MemoryTarget::new(&server, options, Faults::none());
         let claim = Claim { instance: "one".into(), fence: None, take_over: false };
         target.claim(&claim).now_or_never().unwrap().unwrap();

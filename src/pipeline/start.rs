@@ -12,6 +12,7 @@ use connectors::{Claim, Finding, Level, Prepared, Remembered, Resume, Target};
 use tracing::{info, warn};
 
 use super::{Pipeline, Session, unless_fenced};
+use crate::history;
 use crate::persist::{Persist, blocking, state_error};
 use crate::resume::{Memories, Start, decide};
 use crate::tables::{Tables, shape_changed};
@@ -23,6 +24,8 @@ pub(super) struct Ready {
     pub(super) checkpoint: Checkpoint,
     pub(super) tables: Tables,
     pub(super) schemas: Vec<Arc<TableSchema>>,
+    /// The shapes that the target was prepared for until now, where they were others.
+    pub(super) earlier: Vec<Arc<TableSchema>>,
     pub(super) fresh: Vec<TableName>,
 }
 
@@ -97,6 +100,8 @@ impl Pipeline {
     ) -> Result<Ready> {
         self.release_others(target.as_mut(), &remembered, &schemas).await?;
         let relied_upon = self.relied_upon(&remembered, &schemas)?;
+        // Before the target is widened: whoever comes after a crash finds only the new shape there.
+        let earlier = self.earlier_shapes(&start, &remembered, &schemas)?;
         let tables = Tables::default();
         let mut fresh = Vec::new();
         let mut statuses = BTreeMap::new();
@@ -118,6 +123,7 @@ impl Pipeline {
         };
         if !matches!(start, Start::Resume { ledger_holds: true, .. }) {
             blocking(|| self.store.reset()).map_err(|error| state_error(&error))?;
+            history::save(&*self.store, &earlier)?;
         }
         self.keep_only_replicated_tasks(&schemas)?;
         let checkpoint = if new || changed(&remembered, &statuses) {
@@ -129,7 +135,8 @@ impl Pipeline {
         persist.note(&checkpoint);
         persist.save_when_due(std::time::Duration::ZERO)?;
         info!(position = %checkpoint.position, version = %checkpoint.version, tables = schemas.len(), "pipeline ready");
-        Ok(Ready { target, fence: remembered.fence, checkpoint, tables, schemas, fresh })
+        let earlier = earlier.into_iter().map(Arc::new).collect();
+        Ok(Ready { target, fence: remembered.fence, checkpoint, tables, schemas, earlier, fresh })
     }
 
     /// The checkpoint to go on from, and whether the target does not have it yet.
@@ -174,6 +181,35 @@ impl Pipeline {
             })
         };
         Ok(schemas.iter().filter(relied).map(|schema| schema.name.clone()).collect())
+    }
+
+    /// The shapes that rows of the log may still have: those kept in the state directory, and the
+    /// ones that the target was prepared for last.
+    fn earlier_shapes(
+        &self,
+        start: &Start,
+        remembered: &Remembered,
+        schemas: &[Arc<TableSchema>],
+    ) -> Result<Vec<TableSchema>> {
+        let known = history::recall(&*self.store)?;
+        let mut earlier = match start {
+            Start::Resume { ledger_holds: true, .. } => known.clone(),
+            Start::Resume { .. } | Start::Fresh | Start::Resync { .. } => Vec::new(),
+        };
+        if matches!(start, Start::Resume { .. }) {
+            earlier.extend(remembered.tables.values().map(|record| record.schema.clone()));
+        }
+        let mut useful: Vec<TableSchema> = Vec::new();
+        for past in earlier {
+            let leads = schemas.iter().any(|schema| history::leads_to(&past, schema));
+            if leads && !useful.contains(&past) {
+                useful.push(past);
+            }
+        }
+        if useful != known {
+            history::save(&*self.store, &useful)?;
+        }
+        Ok(useful)
     }
 
     async fn release_others(

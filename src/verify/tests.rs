@@ -168,7 +168,7 @@ impl World {
     fn options(&self) -> Options {
         Options {
             pipeline: "shop".into(),
-            tables: TablePatterns::parse(&["public.*"]).unwrap(),
+            tables: TablePatterns::parse(&["public.*"], "public").unwrap(),
             only: None,
             chunk_bytes: 2_000,
             daemon_runs: self.0.follows.load(Ordering::Relaxed),
@@ -180,7 +180,7 @@ impl World {
     }
 
     async fn verify_only(&self, only: Option<&str>) -> Result<Report> {
-        let only = only.map(|only| TablePatterns::parse(&[only]).unwrap());
+        let only = only.map(|only| TablePatterns::parse(&[only], "public").unwrap());
         let (source, mut target) = (self.source(), self.target());
         let options = Options { only, ..self.options() };
         // As the command line does it, the comparison must be able to move between threads.
@@ -193,7 +193,7 @@ impl World {
 }
 
 fn target_options() -> TargetOptions {
-    TargetOptions { pipeline: "shop".into(), soft_deletes: false }
+    TargetOptions { pipeline: "shop".into(), soft_deletes: false, plain_schema: "public".into() }
 }
 
 /// A writer's connection to a target with an empty table of so many columns.

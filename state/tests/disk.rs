@@ -10,7 +10,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use state::{Error, ErrorKind, Found, Opened, Phase, SavedCheckpoint, Task, open, read};
+use state::{Error, ErrorKind, Found, Opened, PastShape, Phase, SavedCheckpoint, Task, open, read};
 use support::{checkpoint, contents, repair};
 use tempfile::TempDir;
 
@@ -91,6 +91,25 @@ fn what_was_saved_is_there_after_a_restart() {
     let opened = open(&place.dir, "shop").unwrap();
     assert_eq!(opened.found, Found::Existing);
     assert_eq!(contents(&*opened.store), filled_contents());
+}
+
+#[test]
+fn past_shapes_are_there_after_a_restart_and_gone_after_a_reset() {
+    let place = Place::filled();
+    let shape = |shape: &str| PastShape {
+        schema: "public".into(),
+        table: "t#1".into(),
+        shape: shape.repeat(9000),
+    };
+    let shapes = [shape("a"), shape("b")];
+    let opened = open(&place.dir, "shop").unwrap();
+    opened.store.save_past_shapes(&[shape("old")]).unwrap();
+    opened.store.save_past_shapes(&shapes).unwrap();
+    drop(opened);
+    let opened = open(&place.dir, "shop").unwrap();
+    assert_eq!(opened.store.past_shapes().unwrap(), shapes);
+    opened.store.reset().unwrap();
+    assert_eq!(opened.store.past_shapes().unwrap(), []);
 }
 
 #[test]

@@ -8,15 +8,25 @@ async fn demo(arguments: &[&str]) -> Outcome {
     Daemon::start(&arguments).wait().await
 }
 
-#[tokio::test]
-async fn the_demonstration_survives_its_kills_and_ends_equal() {
+async fn check(source: &str) {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("replica.db").display().to_string();
-    let short = ["--out", &out, "--seconds", "5", "--kills", "2", "--seed", "3"];
+    let short =
+        ["--source", source, "--out", &out, "--seconds", "5", "--kills", "2", "--seed", "3"];
     let shown = demo(&short).await.must_exit(0);
     assert!(shown.stdout.contains("Equal, row for row, after 2 kills"), "{shown}");
     // It may replace what it made itself.
     demo(&short).await.must_exit(0);
+}
+
+#[tokio::test]
+async fn the_demonstration_with_postgres_survives_its_kills_and_ends_equal() {
+    check("postgres").await;
+}
+
+#[tokio::test]
+async fn the_demonstration_with_mariadb_survives_its_kills_and_ends_equal() {
+    check("mariadb").await;
 }
 
 #[tokio::test]

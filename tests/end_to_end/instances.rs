@@ -1,17 +1,27 @@
 //! Two replicators where there should be one, and two pipelines in one table (S94 to S98).
 
-use crate::support::{Daemon, Target, World};
+use crate::support::{Daemon, Pair, World};
 
-for_each_target! {
-    s94_a_second_instance_with_the_same_state_is_refused
-    s95_another_instance_wins_only_by_a_take_over
-    s96_a_suspended_twin_cannot_commit_one_more_row
-    s98_two_pipelines_into_one_table_are_refused
-    s100_verify_finds_what_somebody_changed_by_hand_and_repairs_only_that
+for_each_pair! {
+    s94_a_second_instance_with_the_same_state_is_refused:
+        postgres(sqlite postgres / mariadb), mariadb(sqlite / postgres mariadb);
+    s95_another_instance_wins_only_by_a_take_over:
+        postgres(sqlite postgres mariadb /), mariadb(mariadb / sqlite postgres);
+    s96_a_suspended_twin_cannot_commit_one_more_row:
+        postgres(sqlite postgres mariadb /), mariadb(postgres / sqlite mariadb);
+    s98_two_pipelines_into_one_table_are_refused:
+        postgres(sqlite postgres mariadb /), mariadb(sqlite / postgres mariadb);
+    s100_verify_finds_what_somebody_changed_by_hand_and_repairs_only_that:
+        postgres(sqlite postgres mariadb /), mariadb(mariadb / sqlite postgres);
 }
 
-const SQL: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
-    INSERT INTO t SELECT n, 'first ' || n FROM generate_series(1, 200) n";
+fn tables(pair: Pair) -> String {
+    format!(
+        "CREATE TABLE t (id int PRIMARY KEY, v text);
+         INSERT INTO t SELECT n, 'first ' || n FROM {}",
+        pair.source.series(200)
+    )
+}
 
 /// The same pipeline on another machine: the same everything, but a state directory of its own.
 fn twin(world: &World, more: &[&str]) -> Daemon {
@@ -19,11 +29,11 @@ fn twin(world: &World, more: &[&str]) -> Daemon {
     let theirs = world.file("twin-state").display().to_string();
     let mut arguments = world.arguments(&[&["run"], more].concat());
     arguments.iter_mut().filter(|word| **word == ours).for_each(|word| *word = theirs.clone());
-    Daemon::start(&arguments)
+    world.start(&arguments)
 }
 
-async fn s94_a_second_instance_with_the_same_state_is_refused(target: Target) {
-    let mut world = World::new(target, SQL).await;
+async fn s94_a_second_instance_with_the_same_state_is_refused(pair: Pair) {
+    let mut world = World::new(pair, &tables(pair)).await;
     let mut daemon = world.run(&[]);
     world.arrival(&mut daemon).await;
     world.command(&["run"]).await.must_stop_with("already-running").must_exit(1);
@@ -31,8 +41,8 @@ async fn s94_a_second_instance_with_the_same_state_is_refused(target: Target) {
     daemon.terminate().await.must_exit(0);
 }
 
-async fn s95_another_instance_wins_only_by_a_take_over(target: Target) {
-    let mut world = World::new(target, SQL).await;
+async fn s95_another_instance_wins_only_by_a_take_over(pair: Pair) {
+    let mut world = World::new(pair, &tables(pair)).await;
     world.catch_up().await;
     let mut old = world.run(&[]);
     world.arrival(&mut old).await;
@@ -46,8 +56,8 @@ async fn s95_another_instance_wins_only_by_a_take_over(target: Target) {
     world.must_be_equal().await;
 }
 
-async fn s96_a_suspended_twin_cannot_commit_one_more_row(target: Target) {
-    let mut world = World::new(target, SQL).await;
+async fn s96_a_suspended_twin_cannot_commit_one_more_row(pair: Pair) {
+    let mut world = World::new(pair, &tables(pair)).await;
     world.catch_up().await;
     let mut old = world.run(&[]);
     world.arrival(&mut old).await;
@@ -65,8 +75,8 @@ async fn s96_a_suspended_twin_cannot_commit_one_more_row(target: Target) {
     world.must_be_equal().await;
 }
 
-async fn s98_two_pipelines_into_one_table_are_refused(target: Target) {
-    let mut world = World::new(target, SQL).await;
+async fn s98_two_pipelines_into_one_table_are_refused(pair: Pair) {
+    let mut world = World::new(pair, &tables(pair)).await;
     world.catch_up().await;
     let first = world.state();
     world.pipeline = "second".into();
@@ -74,15 +84,15 @@ async fn s98_two_pipelines_into_one_table_are_refused(target: Target) {
     let mut arguments = world.arguments(&["run", "--until-current"]);
     let ours = first.display().to_string();
     arguments.iter_mut().filter(|word| **word == ours).for_each(|word| *word = second.clone());
-    Daemon::start(&arguments).wait().await.must_stop_with("table-owned").must_say("main");
+    world.start(&arguments).wait().await.must_stop_with("table-owned").must_say("main");
     world.pipeline = "main".into();
     world.execute("UPDATE t SET v = 'still the first one'").await;
     world.catch_up().await;
     world.must_be_equal().await;
 }
 
-async fn s100_verify_finds_what_somebody_changed_by_hand_and_repairs_only_that(target: Target) {
-    let world = World::new(target, SQL).await;
+async fn s100_verify_finds_what_somebody_changed_by_hand_and_repairs_only_that(pair: Pair) {
+    let world = World::new(pair, &tables(pair)).await;
     world.catch_up().await;
     world.command(&["verify"]).await.must_exit(0);
     world.execute_in_target("DELETE FROM t WHERE id = 17").await;

@@ -12,13 +12,17 @@ mod support;
 
 mod backfill;
 mod bad_input;
+mod binlog;
 mod crash;
+mod ddl;
 mod demo;
 mod identifiers;
+mod images;
 mod instances;
 mod network;
 mod rig;
 mod rows;
 mod source;
 mod values;
+mod values_mariadb;
 mod workload;

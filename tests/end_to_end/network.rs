@@ -3,28 +3,40 @@
 use driftless::demo::dice::Dice;
 
 use crate::support::proxy::{Fault, Proxy};
-use crate::support::{Target, World, wait_until};
+use crate::support::{Pair, World, wait_until};
 
-for_each_target! {
-    s43_source_connection_cut_at_any_byte
-    s44_source_connection_swallows_everything_silently
+for_each_pair! {
+    s43_source_connection_cut_at_any_byte:
+        postgres(sqlite postgres / mariadb), mariadb(sqlite / postgres mariadb);
+    s44_source_connection_swallows_everything_silently:
+        postgres(sqlite / postgres mariadb), mariadb(sqlite / postgres mariadb);
+    s45_target_connection_swallows_everything_silently:
+        postgres(postgres mariadb /), mariadb(/ postgres mariadb);
 }
 
-const SQL: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
-    INSERT INTO t SELECT n, repeat(md5(n::text), 9) FROM generate_series(1, 5000) n";
-const MORE: &str = "UPDATE t SET v = v || '!' WHERE id % 3 = 0; DELETE FROM t WHERE id % 7 = 0;
-    INSERT INTO t SELECT id + 100000, v FROM t WHERE id % 50 = 0 ON CONFLICT DO NOTHING";
+fn tables(pair: Pair) -> String {
+    format!(
+        "CREATE TABLE t (id int PRIMARY KEY, v text);
+         INSERT INTO t SELECT n, repeat({}, 9) FROM {}",
+        pair.source.digits(),
+        pair.source.series(5_000)
+    )
+}
 
-async fn with_proxy(target: Target) -> (World, Proxy) {
-    let mut world = World::new(target, SQL).await;
+const MORE: &str = "UPDATE t SET v = v || '!' WHERE id % 3 = 0; DELETE FROM t WHERE id % 7 = 0;
+    INSERT INTO t SELECT id + 100000, v FROM t
+        WHERE id % 50 = 0 AND id + 100000 NOT IN (SELECT id FROM t)";
+
+async fn with_proxy(pair: Pair) -> (World, Proxy) {
+    let mut world = World::new(pair, &tables(pair)).await;
     let proxy = Proxy::start(world.server.port()).await;
     let port = world.server.port().to_string();
     world.from = world.from.replace(&port, &proxy.port().to_string());
     (world, proxy)
 }
 
-async fn s43_source_connection_cut_at_any_byte(target: Target) {
-    let (mut world, proxy) = with_proxy(target).await;
+async fn s43_source_connection_cut_at_any_byte(pair: Pair) {
+    let (mut world, proxy) = with_proxy(pair).await;
     let mut dice = Dice::new(43);
     // The first cuts hit the connecting and the first copy, the later ones the log.
     let mut daemon = world.run(&[]);
@@ -52,8 +64,8 @@ async fn s43_source_connection_cut_at_any_byte(target: Target) {
     world.must_be_equal().await;
 }
 
-async fn s44_source_connection_swallows_everything_silently(target: Target) {
-    let (mut world, proxy) = with_proxy(target).await;
+async fn s44_source_connection_swallows_everything_silently(pair: Pair) {
+    let (mut world, proxy) = with_proxy(pair).await;
     let mut daemon = world.run(&[]);
     world.arrival(&mut daemon).await;
     check_silence(&mut world, &proxy).await;
@@ -62,11 +74,10 @@ async fn s44_source_connection_swallows_everything_silently(target: Target) {
     world.must_be_equal().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn s45_target_connection_swallows_everything_silently() {
-    let mut world = World::new(Target::Postgres, SQL).await;
-    let proxy = Proxy::start(world.server.port()).await;
-    let port = world.server.port().to_string();
+async fn s45_target_connection_swallows_everything_silently(pair: Pair) {
+    let mut world = World::new(pair, &tables(pair)).await;
+    let proxy = Proxy::start(world.target_port()).await;
+    let port = world.target_port().to_string();
     world.to = world.to.replace(&port, &proxy.port().to_string());
     let mut daemon = world.run(&[]);
     world.arrival(&mut daemon).await;

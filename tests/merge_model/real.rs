@@ -156,7 +156,11 @@ impl Process {
         case: (&Arc<TableSchema>, Mutant, bool, usize),
     ) -> Process {
         let (table, rule, soft_deletes, part_changes_max) = case;
-        let options = TargetOptions { pipeline: PIPELINE.into(), soft_deletes };
+        let options = TargetOptions {
+            pipeline: PIPELINE.into(),
+            soft_deletes,
+            plain_schema: "public".into(),
+        };
         let mut target = MemoryTarget::new(target, options, Faults::none());
         let claim = Claim { instance: "one".into(), fence: None, take_over: false };
         let remembered = at_once(target.claim(&claim));
@@ -166,7 +170,7 @@ impl Process {
         let resume = remembered.checkpoint.as_ref().map(|checkpoint| &checkpoint.position);
         let position = at_once(source.subscribe(&tables, resume.map(Resume::at)));
         at_once(target.prepare(table));
-        let stream = at_once(source.stream(&position, EPOCH, &tables));
+        let stream = at_once(source.stream(&position, EPOCH, &tables, &[]));
         let reader = at_once(source.reader());
         let version = source.version_of(&position, EPOCH).expect("its own position");
         let checkpoint =

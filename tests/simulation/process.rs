@@ -174,7 +174,7 @@ fn pipeline(world: &Arc<World>, store: Arc<dyn Store>, script: &Arc<ProcessScrip
         source: Arc::new(source) as Arc<dyn Source>,
         connect_target: connect_target(world, faults),
         store: Arc::new(WatchedStore { store, instance, script: Arc::clone(script) }),
-        tables: TablePatterns::parse(&["public.*"]).expect("a pattern"),
+        tables: TablePatterns::parse(&["public.*"], "public").expect("a pattern"),
         limits,
         status: Arc::new(Status::new(PIPELINE)),
         asked: Arc::new(Waiting::default()),

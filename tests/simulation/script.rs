@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use connectors::memory::{Fault, Script};
-use state::{SavedCheckpoint, Store, Task};
+use state::{PastShape, SavedCheckpoint, Store, Task};
 use tokio::sync::Notify;
 
 use crate::world::World;
@@ -200,6 +200,16 @@ impl Store for WatchedStore {
 
     fn remove_task(&self, id: u64) -> state::Result<()> {
         self.write("state.remove.before", "state.remove.after", || self.store.remove_task(id))
+    }
+
+    fn past_shapes(&self) -> state::Result<Vec<PastShape>> {
+        self.store.past_shapes()
+    }
+
+    fn save_past_shapes(&self, shapes: &[PastShape]) -> state::Result<()> {
+        self.write("state.shapes.before", "state.shapes.after", || {
+            self.store.save_past_shapes(shapes)
+        })
     }
 
     fn reset(&self) -> state::Result<()> {

@@ -129,7 +129,11 @@ impl World {
     }
 
     pub fn target_options(&self) -> TargetOptions {
-        TargetOptions { pipeline: PIPELINE.into(), soft_deletes: self.setup.soft_deletes }
+        TargetOptions {
+            pipeline: PIPELINE.into(),
+            soft_deletes: self.setup.soft_deletes,
+            plain_schema: "public".into(),
+        }
     }
 
     /// Commits and shows at once. These must not be refused.

@@ -35,7 +35,7 @@ impl Fixture {
         client.batch_execute("SET search_path = public").await.unwrap();
         client.batch_execute(sql).await.unwrap();
         let pipeline = client.query_one("SELECT current_database()::text", &[]).await.unwrap();
-        let options = SourceOptions { pipeline: pipeline.get(0), part_bytes: 1 << 20 };
+        let options = SourceOptions::new(pipeline.get::<_, String>(0), 1 << 20);
         let source = source(&database.url(), &options).unwrap();
         Fixture { database, client, source }
     }
@@ -45,7 +45,7 @@ impl Fixture {
     }
 
     async fn tables(&self) -> Vec<Arc<TableSchema>> {
-        let all = TablePatterns::parse(&["public.*"]).unwrap();
+        let all = TablePatterns::parse(&["public.*"], "public").unwrap();
         self.source.tables(&all).await.unwrap()
     }
 
@@ -53,7 +53,7 @@ impl Fixture {
     async fn start(&self) -> (Position, Box<dyn ChangeStream>) {
         let tables = self.tables().await;
         let position = self.source.subscribe(&tables, None).await.unwrap();
-        let stream = self.source.stream(&position, EPOCH, &tables).await.unwrap();
+        let stream = self.source.stream(&position, EPOCH, &tables, &[]).await.unwrap();
         (position, stream)
     }
 
@@ -188,7 +188,7 @@ async fn a_stream_goes_on_after_the_position_that_was_reached() {
     let tables = fixture.tables().await;
     let resumed = fixture.source.subscribe(&tables, Some(Resume::at(&reached))).await.unwrap();
     assert_eq!(resumed, reached);
-    let mut stream = fixture.source.stream(&resumed, EPOCH, &tables).await.unwrap();
+    let mut stream = fixture.source.stream(&resumed, EPOCH, &tables, &[]).await.unwrap();
     assert_eq!(fixture.log(&mut stream).await, ["t + 2"]);
     assert!(fixture.source.lag_bytes(&reached).await.unwrap() > 0);
 }
@@ -242,7 +242,7 @@ async fn rows_from_before_a_drop_halt_the_table() {
     let position = fixture.source.subscribe(&tables, None).await.unwrap();
     fixture.run("INSERT INTO t VALUES (1, 1); ALTER TABLE t DROP COLUMN v").await;
     fixture.run("INSERT INTO t VALUES (2)").await;
-    let mut stream = fixture.source.stream(&position, EPOCH, &tables).await.unwrap();
+    let mut stream = fixture.source.stream(&position, EPOCH, &tables, &[]).await.unwrap();
     assert_eq!(fixture.log(&mut stream).await, ["t halted schema-change"]);
 }
 
@@ -314,7 +314,7 @@ async fn tables_have_the_types_and_keys_of_the_catalog() {
 async fn a_table_that_cannot_be_replicated_is_named() {
     let check = async |sql: &str, patterns: &[&str], code: Code| {
         let fixture = Fixture::new(sql).await;
-        let patterns = TablePatterns::parse(patterns).unwrap();
+        let patterns = TablePatterns::parse(patterns, "public").unwrap();
         let error = fixture.source.tables(&patterns).await.unwrap_err();
         assert_eq!((error.code, error.is_transient()), (code, false), "{error}");
         let findings = fixture.source.check(&patterns).await.unwrap();
@@ -328,7 +328,7 @@ async fn a_table_that_cannot_be_replicated_is_named() {
 #[tokio::test]
 async fn check_finds_a_fresh_server_ready_and_changes_nothing() {
     let fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY)").await;
-    let all = TablePatterns::parse(&["public.*"]).unwrap();
+    let all = TablePatterns::parse(&["public.*"], "public").unwrap();
     let findings = fixture.source.check(&all).await.unwrap();
     let failed: Vec<_> = findings.iter().filter(|f| f.level == Level::Failure).collect();
     assert!(failed.is_empty(), "{failed:?}");
@@ -341,9 +341,9 @@ async fn check_names_what_a_poor_role_is_missing() {
     let role = format!("poor_{}", fixture.slot());
     fixture.run(&format!("CREATE ROLE {role} LOGIN")).await;
     let url = fixture.database.url().replace("postgres@", &format!("{role}@"));
-    let options = SourceOptions { pipeline: "poor".into(), part_bytes: 1 };
+    let options = SourceOptions::new("poor", 1);
     let poor = source(&url, &options).unwrap();
-    let all = TablePatterns::parse(&["public.*"]).unwrap();
+    let all = TablePatterns::parse(&["public.*"], "public").unwrap();
     let findings = poor.check(&all).await.unwrap();
     let remedies: Vec<&str> = findings
         .iter()

@@ -79,6 +79,9 @@ impl PostgresTarget {
         let mut partial = false;
         for (number, (part, &place)) in batch.tables.iter().zip(&places).enumerate() {
             let part = TablePart::from(part);
+            if !check && self.copy_new(place, &part).await? {
+                continue;
+            }
             let staged = self.fill(place, &part, check).await?;
             partial |= !staged.partial.is_empty();
             self.table_statements(&mut statements, &part, place, &staged, batch.floor, check);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_postgres::SimpleQueryRow;
 
-use super::prepare::refuse_our_names;
+use super::prepare::refuse_names;
 use super::shape::{Lacking, compare};
 use super::{PostgresTarget, text};
 use crate::error::{Code, Error, Result};
@@ -118,7 +118,7 @@ impl PostgresTarget {
     }
 
     async fn look_at_table(&self, table: &TableSchema, server: &Server) -> Result<Finding> {
-        refuse_our_names(table)?;
+        refuse_names(table)?;
         let Some(shape) = self.shape(&table.name).await? else {
             return Ok(ok("", "will be created"));
         };

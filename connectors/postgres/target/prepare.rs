@@ -17,7 +17,7 @@ use crate::{Prepared, TableRecord};
 impl PostgresTarget {
     pub(super) async fn prepare_table(&mut self, table: &Arc<TableSchema>) -> Result<Prepared> {
         self.claimed()?;
-        refuse_our_names(table)?;
+        refuse_names(table)?;
         self.refuse_owned(&table.name).await?;
         match self.shape(&table.name).await? {
             None => {
@@ -134,17 +134,26 @@ impl PostgresTarget {
     }
 }
 
-/// Names that begin with `_cdc_` are ours.
-pub fn refuse_our_names(table: &TableSchema) -> Result<()> {
+/// The server cuts longer names off, with nothing but a notice.
+const NAME_BYTES_MAX: usize = 63;
+
+/// Names that begin with `_cdc_` are ours, and some cannot be names at all.
+pub fn refuse_names(table: &TableSchema) -> Result<()> {
     let name = &table.name;
+    let columns = || table.columns.iter().map(|column| &column.name);
     let own = [sql::CHECKPOINT, sql::TOMBSTONE];
+    let mut names = [&name.schema, &name.name].into_iter().chain(columns());
     let message = if own.contains(&name.to_string().as_str()) {
         format!("table {name} has the name of a table of ours; leave it out with \"!{name}\"")
-    } else if let Some(column) = table.columns.iter().find(|c| c.name.starts_with("_cdc_")) {
+    } else if let Some(column) = columns().find(|column| column.starts_with("_cdc_")) {
         format!(
-            "table {name} has a column {}, and names that begin with _cdc_ are ours; rename the \
-             column, or leave the table out with \"!{name}\"",
-            column.name
+            "table {name} has a column {column}, and names that begin with _cdc_ are ours; rename \
+             the column, or leave the table out with \"!{name}\""
+        )
+    } else if let Some(long) = names.find(|name| name.len() > NAME_BYTES_MAX) {
+        format!(
+            "table {name}: the name {long} is longer than {NAME_BYTES_MAX} bytes, which no name \
+             in PostgreSQL can be; rename it, or leave the table out with \"!{name}\""
         )
     } else {
         return Ok(());

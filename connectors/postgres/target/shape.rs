@@ -185,7 +185,7 @@ fn compare_column(table: &TableSchema, index: usize, found: &TargetColumn) -> Re
     let expected = types::target_type(table.engine, column, is_key);
     let (quoted, name) = (quote::table(&table.name), quote::identifier(&column.name));
     let bytewise = !is_key
-        || !types::is_collatable(expected)
+        || !types::is_collatable(&expected)
         || matches!(found.collation.as_str(), "C" | "POSIX");
     let (what, mend) = if found.generated {
         let what = "is generated".to_owned();

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio_postgres::Statement;
 
+use super::new_rows::NewRows;
 use super::{Attempt, PostgresTarget};
 use crate::change::{Cell, Key, Row, RowDelete, RowUpsert, TableBatch, Timestamp};
 use crate::postgres::{copy, sql, types};
@@ -20,7 +21,7 @@ use crate::schema::TableSchema;
 use crate::version::Version;
 
 /// About how many bytes are sent at a time.
-const PIECE_BYTES: usize = 256 * 1024;
+pub const PIECE_BYTES: usize = 256 * 1024;
 
 /// A staging table of this session.
 pub struct Stage {
@@ -28,6 +29,8 @@ pub struct Stage {
     /// As it is written in SQL.
     pub name: String,
     copy: Statement,
+    /// How rows that are not there yet get past the staging table.
+    pub new_rows: NewRows,
 }
 
 /// What a batch, or a piece of it, does to one table.
@@ -70,7 +73,8 @@ impl PostgresTarget {
             .batch_execute(&format!("DROP TABLE IF EXISTS {name}; {}", statements.create_stage()))
             .await?;
         let copy = self.client.prepare(&statements.copy()).await?;
-        self.stages.push(Stage { table: table.clone(), name, copy });
+        let new_rows = NewRows::new(self.client.prepare(&statements.copy_new()).await?);
+        self.stages.push(Stage { table: table.clone(), name, copy, new_rows });
         Ok(self.stages.len() - 1)
     }
 
@@ -88,7 +92,7 @@ impl PostgresTarget {
         }
         let mut sink = pin!(self.client.copy_in(&self.stages[place].copy).await?);
         let mut kinds = Kinds::default();
-        let mut piece = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
+        let mut piece = new_piece();
         for delete in part.deletes {
             encode_delete(&mut piece, part.table, delete);
             if piece.len() >= PIECE_BYTES {
@@ -111,7 +115,13 @@ impl PostgresTarget {
     }
 }
 
-fn take(piece: &mut Vec<u8>) -> Bytes {
+/// A buffer for about `PIECE_BYTES`.
+pub fn new_piece() -> Vec<u8> {
+    Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 4)
+}
+
+/// What the buffer holds, and leaves it empty.
+pub fn take(piece: &mut Vec<u8>) -> Bytes {
     let empty = Vec::with_capacity(piece.capacity());
     Bytes::from(std::mem::replace(piece, empty))
 }
@@ -173,12 +183,18 @@ fn encode_tail(
         }
         None => copy::encode_cell(out, Cell::Null),
     }
-    out.extend_from_slice(b"\t\\\\x");
-    types::push_hex(out, &version.to_bytes());
     out.push(copy::DELIMITER);
-    types::push_timestamp(out, updated_at);
+    encode_rank(out, version, updated_at);
     out.push(copy::DELIMITER);
     // Writing to memory cannot fail.
     let _ = write!(out, "{kind}");
     out.push(copy::END);
+}
+
+/// Appends what we write beside a row's cells.
+pub fn encode_rank(out: &mut Vec<u8>, version: Version, updated_at: Timestamp) {
+    out.extend_from_slice(b"\\\\x");
+    types::push_hex(out, &version.to_bytes());
+    out.push(copy::DELIMITER);
+    types::push_timestamp(out, updated_at);
 }

@@ -33,7 +33,11 @@ async fn a_second_instance_is_refused_while_the_first_lives() {
     assert_eq!(error.code, Code::AlreadyRunning);
     assert!(error.message.contains("--take-over"), "{error}");
     assert_eq!(second.forget().await.unwrap_err().code, Code::AlreadyRunning);
-    let other = TargetOptions { pipeline: "a/b".into(), soft_deletes: false };
+    let other = TargetOptions {
+        pipeline: "a/b".into(),
+        soft_deletes: false,
+        plain_schema: "public".into(),
+    };
     open(&f.directory, other).await.claim(&claim()).await.unwrap();
     let (directory, target) = (f.directory, f.target);
     drop(target);
@@ -96,7 +100,11 @@ async fn a_forgotten_pipeline_leaves_its_rows_and_the_other_pipelines() {
     let mut f = Fixture::new(simple(), false).await;
     f.upsert(vec![upsert(1, at(1), &["a", "b"])]).await;
     f.delete(vec![delete(2, at(2))]).await;
-    let other = TargetOptions { pipeline: "other".into(), soft_deletes: false };
+    let other = TargetOptions {
+        pipeline: "other".into(),
+        soft_deletes: false,
+        plain_schema: "public".into(),
+    };
     let mut other = open(&f.directory, other).await;
     other.claim(&claim()).await.unwrap();
     f.target.forget().await.unwrap();

@@ -111,7 +111,11 @@ async fn an_empty_table_that_fits_is_adopted() {
 #[tokio::test]
 async fn a_table_of_another_pipeline_is_refused() {
     let f = Fixture::new(simple(), false).await;
-    let other = TargetOptions { pipeline: "other".into(), soft_deletes: false };
+    let other = TargetOptions {
+        pipeline: "other".into(),
+        soft_deletes: false,
+        plain_schema: "public".into(),
+    };
     let mut other = open(&f.directory, other).await;
     other.claim(&claim()).await.unwrap();
     let error = other.prepare(&Arc::new(schema("T", &[]))).await.unwrap_err();

@@ -74,7 +74,7 @@ pub(crate) fn claim() -> Claim {
 }
 
 pub(crate) fn options(soft_deletes: bool) -> TargetOptions {
-    TargetOptions { pipeline: "main".into(), soft_deletes }
+    TargetOptions { pipeline: "main".into(), soft_deletes, plain_schema: "public".into() }
 }
 
 /// A claimed target that is prepared for one table.

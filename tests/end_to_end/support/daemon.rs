@@ -41,6 +41,11 @@ pub struct Outcome {
 impl Daemon {
     /// Starts the binary under test.
     pub fn start(arguments: &[String]) -> Daemon {
+        Daemon::start_with(arguments, &[])
+    }
+
+    /// Starts it with these variables in its environment.
+    pub fn start_with(arguments: &[String], environment: &[(String, String)]) -> Daemon {
         let mut command = Command::new(env!("CARGO_BIN_EXE_driftless"));
         command.args(arguments).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -48,6 +53,7 @@ impl Daemon {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DRIFTLESS_")) {
             command.env_remove(name);
         }
+        command.envs(environment.iter().cloned());
         let mut process = command.spawn().unwrap();
         let (stdout, stderr) = (process.stdout.take().unwrap(), process.stderr.take().unwrap());
         let said = Arc::new(Mutex::new(Vec::new()));

@@ -1,7 +1,7 @@
 //! A TCP proxy on loopback that lets everything through until it is told to break something.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -21,6 +21,10 @@ pub enum Fault {
     CutBefore(&'static [u8]),
     /// Once, the connection is closed after this many more bytes.
     CutAfter(usize),
+    /// Once, these bytes arrive, but the connection is closed before the answer to them does.
+    CutAnswerTo(&'static [u8]),
+    /// Once, a bit of the byte after this many is turned round.
+    FlipAfter(usize),
 }
 
 #[derive(Default)]
@@ -98,10 +102,12 @@ async fn accept(
         };
         let (client_read, client_write) = client.into_split();
         let (server_read, server_write) = server.into_split();
-        let there = pump(client_read, server_write, to_server.clone());
-        let back = pump(server_read, client_write, to_client.clone());
+        let doomed = AtomicBool::new(false);
+        let (to_server, to_client) = (to_server.clone(), to_client.clone());
         let counters = counters.clone();
         tokio::spawn(async move {
+            let there = pump(client_read, server_write, to_server, &doomed);
+            let back = pump(server_read, client_write, to_client, &doomed);
             // The first direction to end takes the other with it, as a broken cable does.
             let was_cut = tokio::select! { cut = there => cut, cut = back => cut };
             counters.cuts.fetch_add(u32::from(was_cut), Ordering::Relaxed);
@@ -109,11 +115,13 @@ async fn accept(
     }
 }
 
-/// Carries bytes until one side closes (false) or a fault says so (true).
+/// Carries bytes until one side closes (false) or a fault says so (true). A doomed connection ends
+/// with the next bytes of the other direction.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     fault: watch::Sender<Fault>,
+    doomed: &AtomicBool,
 ) -> bool {
     let mut changes = fault.subscribe();
     let mut buffer = vec![0; 64 * 1024];
@@ -125,15 +133,31 @@ async fn pump(
             },
             _ = changes.wait_for(|fault| *fault == Fault::Cut) => return true,
         };
+        if doomed.load(Ordering::Relaxed) {
+            return true;
+        }
         let now = fault.borrow().clone();
         match now {
             Fault::Swallow => continue,
             Fault::Cut => return true,
             Fault::CutBefore(pattern) => {
-                if buffer[..length].windows(pattern.len()).any(|window| window == pattern) {
+                if contains(&buffer[..length], pattern) {
                     fault.send_replace(Fault::Pass);
                     return true;
                 }
+            }
+            Fault::CutAnswerTo(pattern) => {
+                if contains(&buffer[..length], pattern) {
+                    fault.send_replace(Fault::Pass);
+                    doomed.store(true, Ordering::Relaxed);
+                }
+            }
+            Fault::FlipAfter(left) if left < length => {
+                fault.send_replace(Fault::Pass);
+                buffer[left] ^= 1;
+            }
+            Fault::FlipAfter(left) => {
+                fault.send_replace(Fault::FlipAfter(left - length));
             }
             Fault::CutAfter(left) if left <= length => {
                 fault.send_replace(Fault::Pass);
@@ -149,4 +173,8 @@ async fn pump(
             return false;
         }
     }
+}
+
+fn contains(bytes: &[u8], pattern: &[u8]) -> bool {
+    bytes.windows(pattern.len()).any(|window| window == pattern)
 }

@@ -1,35 +1,25 @@
-//! A source, a target and a state directory, and what scenarios do with them.
+//! A source, a target and a state directory, and what scenarios do with them. What they do with
+//! the target alone is in `replica`.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use connectors::schema::{TableName, TablePatterns};
 use driftless::demo::compare::{Replica, compare};
-use driftless::demo::server::{PASSWORD, Server, ServerOptions, USER, connect};
-use tokio_postgres::Client;
+use driftless::demo::server::session::Session;
+use driftless::demo::server::{Engine, PASSWORD, Server, ServerOptions};
 
 use super::daemon::{Daemon, Outcome};
-use super::{PATIENCE, wait_until};
-
-/// The source database: the one that every server is born with, because making one takes time.
-const SOURCE: &str = "postgres";
-
-/// The kinds of targets that every scenario runs against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Another database, of the same server unless the scenario harms the server.
-    Postgres,
-    /// A file.
-    Sqlite,
-}
+use super::{PATIENCE, Pair, Source, Target, wait_until};
 
 /// Everything that one scenario works with; gone when dropped.
 pub struct World {
+    /// The kinds of source and target.
+    pub pair: Pair,
     /// The source's server.
     pub server: Server,
     /// A session in the source database. After a restart, `reconnect`.
-    pub source: Client,
-    /// The kind of target.
-    pub target: Target,
+    pub source: Session,
     /// What `--tables` says.
     pub tables: String,
     /// What `--pipeline` says.
@@ -38,48 +28,62 @@ pub struct World {
     pub from: String,
     /// What `--to` says.
     pub to: String,
-    target_server: Option<Server>,
+    /// Variables of every command's environment, which override the configuration.
+    pub environment: Vec<(String, String)>,
+    pub(super) target_server: Option<Server>,
     directory: tempfile::TempDir,
     sentinel: u32,
 }
 
 impl World {
     /// A source made by this SQL, and an empty target.
-    pub async fn new(target: Target, sql: &str) -> World {
-        World::with(target, sql, &[], false).await
+    pub async fn new(pair: Pair, sql: &str) -> World {
+        World::with(pair, sql, &[], false).await
     }
 
-    /// The same, with settings of the source's server, and with a server of its own for a
-    /// PostgreSQL target if asked for.
+    /// The same, with settings of the source's server, and with a server of its own for the
+    /// target if asked for.
     pub async fn with(
-        target: Target,
+        pair: Pair,
         sql: &str,
         settings: &[(&str, &str)],
         own_target_server: bool,
     ) -> World {
-        let server = private_server(settings).await;
-        let own = own_target_server && target == Target::Postgres;
-        let target_server = if own { Some(private_server(&[]).await) } else { None };
+        let other = pair.target.engine().filter(|_| own_target_server || !pair.share_a_server());
+        let target_server = async {
+            match other {
+                Some(engine) => Some(private_server(engine, &[]).await),
+                None => None,
+            }
+        };
+        let (server, target_server) =
+            tokio::join!(private_server(pair.source.engine(), settings), target_server);
         let directory = tempfile::tempdir().unwrap();
-        let to = match target {
+        let to = match pair.target {
             Target::Sqlite => format!("sqlite:{}", directory.path().join("replica.db").display()),
-            Target::Postgres => {
+            Target::Postgres | Target::Mariadb => {
                 let host = target_server.as_ref().unwrap_or(&server);
-                let session = host.connect_to("postgres").await.unwrap();
+                let session = host.session(host.first_database()).await.unwrap();
                 session.batch_execute("CREATE DATABASE replica").await.unwrap();
                 host.url("replica")
             }
         };
-        let source = server.connect_to(SOURCE).await.unwrap();
+        if pair.source == Source::Mariadb {
+            let session = server.session(server.first_database()).await.unwrap();
+            session.batch_execute("CREATE DATABASE shop").await.unwrap();
+        }
+        let from = server.url(source_database(pair.source, &server));
+        let source = session(&from).await;
         source.batch_execute("CREATE TABLE sentinel (n int PRIMARY KEY)").await.unwrap();
-        source.batch_execute(sql).await.unwrap();
+        source.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
         World {
+            pair,
             source,
-            target,
-            tables: "public.*".into(),
+            tables: format!("{}.*", pair.source.schema()),
             pipeline: "main".into(),
-            from: server.url(SOURCE),
+            from,
             to,
+            environment: Vec::new(),
             server,
             target_server,
             directory,
@@ -97,19 +101,44 @@ impl World {
         self.directory.path().join(name)
     }
 
-    /// Runs SQL in the source.
-    pub async fn execute(&self, sql: &str) {
-        self.source.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    /// Schema and name of a table of the source.
+    pub fn name(&self, table: &str) -> String {
+        format!("{}.{table}", self.pair.source.schema())
     }
 
-    /// A single value from the source, as text.
+    /// Gives a key of the configuration another value: `source.zero_dates`.
+    pub fn configure(&mut self, key: &str, value: &str) {
+        let variable = key.to_uppercase().replace('.', "__");
+        self.environment.push((format!("DRIFTLESS_{variable}"), value.into()));
+    }
+
+    /// Runs SQL in the source.
+    pub async fn execute(&self, sql: &str) {
+        self.source.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    /// A single value from the source, as text; `None` for NULL and while it cannot be asked.
     pub async fn ask(&self, sql: &str) -> Option<String> {
-        ask(&self.source, sql).await
+        self.source.ask(sql).await.ok().flatten()
+    }
+
+    /// Removes from a MariaDB source's disk every file of its log but a new one.
+    pub async fn purge_the_log(&self) {
+        self.execute("FLUSH BINARY LOGS").await;
+        // A file stays as long as a crash of the server might need it, or somebody reads it.
+        wait_until("the log is purged", async || {
+            let files = self.source.rows("SHOW BINARY LOGS").await.unwrap();
+            let last = files.last().and_then(|file| file[0].clone()).unwrap();
+            self.execute(&format!("PURGE BINARY LOGS TO '{last}'")).await;
+            self.source.rows("SHOW BINARY LOGS").await.unwrap().len() == 1
+        })
+        .await;
     }
 
     /// Connects to the source again, after its server was restarted.
     pub async fn reconnect(&mut self) {
-        self.source = self.server.connect_to(SOURCE).await.unwrap();
+        let database = source_database(self.pair.source, &self.server);
+        self.source = self.server.session(database).await.unwrap();
     }
 
     /// The arguments of a command with this world's source, target and state.
@@ -130,28 +159,44 @@ impl World {
         command.iter().chain(&ours).map(|word| (*word).to_owned()).collect()
     }
 
+    /// Starts the binary with these arguments.
+    pub fn start(&self, arguments: &[String]) -> Daemon {
+        Daemon::start_with(arguments, &self.environment)
+    }
+
     /// Starts `driftless run`, with these further arguments.
     pub fn run(&self, more: &[&str]) -> Daemon {
-        Daemon::start(&self.arguments(&[&["run"], more].concat()))
+        self.start(&self.arguments(&[&["run"], more].concat()))
     }
 
     /// Runs a command to its end.
     pub async fn command(&self, command: &[&str]) -> Outcome {
-        Daemon::start(&self.arguments(command)).wait().await
+        self.start(&self.arguments(command)).wait().await
     }
 
-    /// Runs until everything that is committed now has arrived, and the slot is free again.
+    /// Runs until everything that is committed now has arrived, and nobody reads the log.
     pub async fn catch_up(&self) {
         self.command(&["run", "--until-current"]).await.must_exit(0);
         // The server notices the end of our session a moment after we do.
-        let query = format!(
-            "SELECT count(*) FROM pg_replication_slots WHERE active AND slot_name = 'driftless_{}'",
-            self.pipeline
-        );
-        super::wait_until("the slot is free", async || {
-            self.ask(&query).await.as_deref() != Some("1")
+        let readers = self.readers_query();
+        wait_until("nobody reads the log", async || {
+            self.ask(&readers).await.as_deref() == Some("0")
         })
         .await;
+    }
+
+    /// How many sessions read the source's log for this pipeline.
+    fn readers_query(&self) -> String {
+        match self.pair.source {
+            Source::Postgres => format!(
+                "SELECT count(*) FROM pg_replication_slots
+                 WHERE active AND slot_name = 'driftless_{}'",
+                self.pipeline
+            ),
+            Source::Mariadb => "SELECT count(*) FROM information_schema.processlist
+                 WHERE command LIKE 'Binlog Dump%'"
+                .into(),
+        }
     }
 
     /// Waits until a running daemon has brought over a row that is written now, and every table
@@ -159,7 +204,7 @@ impl World {
     pub async fn arrival(&mut self, daemon: &mut Daemon) {
         self.sentinel += 1;
         let n = self.sentinel;
-        self.execute(&format!("INSERT INTO sentinel VALUES ({n})")).await;
+        self.execute(&format!("INSERT INTO {} VALUES ({n})", self.name("sentinel"))).await;
         // The log runs beside the first copy, so the sentinel alone says nothing about that.
         let query = format!(
             "SELECT count(*) FROM sentinel WHERE n = {n} \
@@ -174,55 +219,6 @@ impl World {
         }
     }
 
-    /// A session in a PostgreSQL target.
-    pub async fn target_session(&self) -> Client {
-        assert_eq!(self.target, Target::Postgres);
-        let host = self.target_server.as_ref().unwrap_or(&self.server);
-        host.connect_to("replica").await.unwrap()
-    }
-
-    /// A connection to an SQLite target.
-    pub fn target_file(&self) -> rusqlite::Connection {
-        assert_eq!(self.target, Target::Sqlite);
-        let connection = rusqlite::Connection::open(self.file("replica.db")).unwrap();
-        connection.busy_timeout(Duration::from_secs(20)).unwrap();
-        connection
-    }
-
-    /// A single value from the target, as text; `None` for NULL and while it cannot be asked.
-    pub async fn ask_target(&self, sql: &str) -> Option<String> {
-        match self.target {
-            Target::Postgres => ask(&self.target_session().await, sql).await,
-            Target::Sqlite => {
-                let value = self.target_file().query_row(sql, [], |row| row.get(0)).ok()?;
-                match value {
-                    rusqlite::types::Value::Integer(number) => Some(number.to_string()),
-                    rusqlite::types::Value::Real(number) => Some(number.to_string()),
-                    rusqlite::types::Value::Text(text) => Some(text),
-                    rusqlite::types::Value::Null | rusqlite::types::Value::Blob(_) => None,
-                }
-            }
-        }
-    }
-
-    /// Runs SQL, which both kinds of targets understand, in the target.
-    pub async fn execute_in_target(&self, sql: &str) {
-        match self.target {
-            Target::Postgres => self.target_session().await.batch_execute(sql).await.unwrap(),
-            Target::Sqlite => self.target_file().execute_batch(sql).unwrap(),
-        }
-    }
-
-    /// Waits until the target answers this, or the daemon ends.
-    pub async fn until_target_says(&self, daemon: &mut Daemon, sql: &str, answer: &str) {
-        let what = format!("the target answers {answer:?} to {sql}");
-        wait_until(&what, async || {
-            daemon.must_be_running();
-            self.ask_target(sql).await.as_deref() == Some(answer)
-        })
-        .await;
-    }
-
     /// Compares every table of the source that this world replicates, by plain SQL.
     #[track_caller]
     pub fn must_be_equal(&self) -> impl Future<Output = ()> {
@@ -234,70 +230,28 @@ impl World {
         }
     }
 
-    /// Keeps a copy of the target, to go back to it.
-    pub async fn back_up_target(&self) {
-        match self.target {
-            Target::Sqlite => {
-                let copy = self.file("replica.backup").display().to_string();
-                self.target_file().execute("VACUUM INTO ?1", [copy]).unwrap();
-            }
-            Target::Postgres => {
-                self.target_maintenance("CREATE DATABASE backup TEMPLATE replica").await;
-            }
-        }
-    }
-
-    /// Replaces the target by the copy.
-    pub async fn restore_target(&self) {
-        match self.target {
-            Target::Sqlite => {
-                self.remove_target().await;
-                std::fs::rename(self.file("replica.backup"), self.file("replica.db")).unwrap();
-            }
-            Target::Postgres => {
-                self.target_maintenance("DROP DATABASE replica WITH (FORCE)").await;
-                self.target_maintenance("ALTER DATABASE backup RENAME TO replica").await;
-            }
-        }
-    }
-
-    /// Replaces the target by an empty one.
-    pub async fn remove_target(&self) {
-        match self.target {
-            Target::Sqlite => {
-                for suffix in ["", "-wal", "-shm"] {
-                    let _ = std::fs::remove_file(self.file(&format!("replica.db{suffix}")));
-                }
-            }
-            Target::Postgres => {
-                self.target_maintenance("DROP DATABASE replica WITH (FORCE)").await;
-                self.target_maintenance("CREATE DATABASE replica").await;
-            }
-        }
-    }
-
     /// The URL of the source for another role.
     pub fn source_as(&self, role: &str, password: &str) -> String {
-        self.from.replace(&format!("{USER}:{PASSWORD}"), &format!("{role}:{password}"))
-    }
-
-    async fn target_maintenance(&self, sql: &str) {
-        let host = self.target_server.as_ref().unwrap_or(&self.server);
-        host.connect_to("postgres").await.unwrap().batch_execute(sql).await.unwrap();
+        let superuser = self.pair.source.superuser();
+        self.from.replace(&format!("{superuser}:{PASSWORD}"), &format!("{role}:{password}"))
     }
 
     async fn source_tables(&self) -> Vec<(String, String)> {
-        let query = "SELECT schemaname::text, tablename::text FROM pg_tables WHERE schemaname
-             NOT IN ('pg_catalog', 'information_schema') ORDER BY 1, 2";
+        let query = self.pair.source.either(
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname
+             NOT IN ('pg_catalog', 'information_schema') ORDER BY 1, 2",
+            "SELECT table_schema, table_name FROM information_schema.tables
+             WHERE table_type = 'BASE TABLE' AND table_schema NOT IN
+             ('mysql', 'sys', 'performance_schema', 'replica', 'backup') ORDER BY 1, 2",
+        );
         let patterns: Vec<&str> = self.tables.split(',').map(str::trim).collect();
-        let patterns = connectors::schema::TablePatterns::parse(&patterns).unwrap();
-        let rows = self.source.query(query, &[]).await.unwrap();
-        let names = rows.iter().map(|row| (row.get(0), row.get(1)));
-        names
-            .filter(|(schema, table): &(String, String)| {
-                patterns.matches(&connectors::schema::TableName::new(schema, table))
-            })
-            .collect()
+        let patterns = TablePatterns::parse(&patterns, self.pair.source.schema()).unwrap();
+        let rows = self.source.rows(query).await.unwrap();
+        let names = rows.into_iter().filter_map(|row| match <[_; 2]>::try_from(row) {
+            Ok([Some(schema), Some(table)]) => Some((schema, table)),
+            _ => None,
+        });
+        names.filter(|(schema, table)| patterns.matches(&TableName::new(schema, table))).collect()
     }
 
     async fn compare_table(
@@ -306,14 +260,14 @@ impl World {
         table: &str,
         caller: &'static std::panic::Location<'static>,
     ) {
-        let found = match self.target {
-            Target::Postgres => {
+        let found = match self.pair.target {
+            Target::Postgres | Target::Mariadb => {
                 let session = self.target_session().await;
-                compare(&self.source, schema, table, &Replica::Postgres(&session)).await
+                compare(&self.source, schema, table, &Replica::Server(&session)).await
             }
             Target::Sqlite => {
                 let file = self.target_file();
-                compare_with_file(&self.source, schema, table, &file).await
+                compare(&self.source, schema, table, &Replica::Sqlite(&file)).await
             }
         };
         let found = found.unwrap_or_else(|error| panic!("at {caller}: compare {table}: {error}"));
@@ -332,33 +286,21 @@ impl World {
     }
 }
 
+/// The source database: in PostgreSQL the one that every server is born with, because making one
+/// takes time.
+fn source_database(source: Source, server: &Server) -> &'static str {
+    source.either(server.first_database(), "shop")
+}
+
 /// A fast server for a test, from a template that all tests share.
-pub async fn private_server(settings: &[(&str, &str)]) -> Server {
+pub async fn private_server(engine: Engine, settings: &[(&str, &str)]) -> Server {
     let settings = settings.iter().map(|&(name, value)| (name.into(), value.into())).collect();
     let template_cache = Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR")));
-    let options = ServerOptions { careless: true, settings, template_cache };
+    let options = ServerOptions { engine, careless: true, settings, template_cache };
     Server::start(options).await.unwrap()
 }
 
-/// A single value, as text; `None` for NULL and while it cannot be asked.
-pub async fn ask(client: &Client, sql: &str) -> Option<String> {
-    let messages = client.simple_query(sql).await.ok()?;
-    messages.into_iter().find_map(|message| match message {
-        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-        _ => None,
-    })
-}
-
 /// A session with any URL of a private server.
-pub async fn session(url: &str) -> Client {
-    connect(url).await.unwrap()
-}
-
-async fn compare_with_file(
-    source: &Client,
-    schema: &str,
-    table: &str,
-    file: &rusqlite::Connection,
-) -> driftless::demo::Result<driftless::demo::compare::Comparison> {
-    compare(source, schema, table, &Replica::Sqlite(file)).await
+pub async fn session(url: &str) -> Session {
+    Session::connect(url).await.unwrap()
 }

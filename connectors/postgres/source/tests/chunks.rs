@@ -201,7 +201,7 @@ async fn the_first_chunk_waits_for_transactions_that_are_older_than_the_stream()
     let position = fixture.source.subscribe(&tables, None).await.unwrap();
     let other = fixture.database.client().await;
     other.batch_execute("BEGIN; INSERT INTO public.t VALUES (1)").await.unwrap();
-    let _stream = fixture.source.stream(&position, EPOCH, &tables).await.unwrap();
+    let _stream = fixture.source.stream(&position, EPOCH, &tables, &[]).await.unwrap();
     let mut reader = fixture.source.reader().await.unwrap();
     let early =
         tokio::time::timeout(Duration::from_millis(300), read_table(&mut reader, &table, 10));
@@ -340,9 +340,9 @@ async fn s62_row_security_is_an_error_and_never_a_filtered_copy() {
     let table = fixture.tables().await.remove(0);
     let (_, _stream) = fixture.start().await;
     let url = fixture.database.url().replace("postgres@", &format!("{role}@"));
-    let options = SourceOptions { pipeline: "limited".into(), part_bytes: 1 };
+    let options = SourceOptions::new("limited", 1);
     let limited = source(&url, &options).unwrap();
-    let all = TablePatterns::parse(&["public.*"]).unwrap();
+    let all = TablePatterns::parse(&["public.*"], "public").unwrap();
     assert_eq!(limited.tables(&all).await.unwrap_err().code, Code::RowSecurity);
     let mut reader = limited.reader().await.unwrap();
     let any = reader.any_value(&table, &["owner".into()]).await;

@@ -169,8 +169,12 @@ async fn a_table_of_another_pipeline_is_refused() {
 #[tokio::test]
 async fn names_of_ours_are_refused() {
     let mut fixture = Fixture::new(false).await;
-    for taken in [table("_cdc_checkpoint", &["k bigint"]), table("x", &["k bigint", "_cdc_x text"])]
-    {
+    for taken in [
+        table("_cdc_checkpoint", &["k bigint"]),
+        table("x", &["k bigint", "_cdc_x text"]),
+        table(&"ü".repeat(32), &["k bigint"]),
+        table("x", &["k bigint", &format!("{} text", "x".repeat(64))]),
+    ] {
         let refused = fixture.target.prepare(&taken).await;
         check_error(refused, of_table(&taken), Code::NameCollision, &["leave"]);
     }
@@ -242,4 +246,35 @@ async fn a_type_of_another_engine_is_mapped() {
         Column { column_type: crate::schema::ColumnType::Json, ..schema.columns[1].clone() };
     let fixture = Fixture::with(&Arc::new(schema), false).await;
     assert_eq!(fixture.look(COLUMNS).await[1], "a|json|f");
+}
+
+#[tokio::test]
+async fn values_of_mysql_find_their_types_and_a_schema_of_their_own() {
+    let mut schema = (*usual()).clone();
+    schema.engine = crate::schema::Engine::Mariadb;
+    schema.name = TableName::new("Shop", "t");
+    let column = |name: &str, column_type, native: &str| Column {
+        name: name.into(),
+        column_type,
+        native: Some(native.into()),
+        id: 9,
+    };
+    use crate::schema::ColumnType::{Duration, Numeric, Text};
+    schema.columns[0] = column("k", Numeric, "bigint(20) unsigned");
+    schema.columns.push(column("d", Duration, "time(6)"));
+    schema.columns.push(column("n", Numeric, "decimal(10,2)"));
+    schema.columns.push(column("e", Text, "enum('a','b') character set latin1"));
+    let shop = Arc::new(schema);
+    let mut fixture = Fixture::with(&shop, false).await;
+    let lengths = ["-838:59:59", "-00:00:00.5", "00:00:00", "01:02:03.4", "838:59:59.999999"];
+    for (number, length) in (1..).zip(lengths) {
+        let key = number.to_string();
+        let cells = [key.as_str(), "a", "~", length, "-1.50", "b"];
+        fixture.done(vec![part(&shop).upsert(number, &cells)]).await;
+        let rows = fixture.target.read_rows(&shop, &[self::key(&[&key])]).await.unwrap();
+        assert!(rows[0].2 == row(&cells), "{length}");
+    }
+    let max = "18446744073709551615";
+    fixture.done(vec![part(&shop).upsert(9, &[max, "a", "b", "~", "~", "~"])]).await;
+    assert_eq!(fixture.look("SELECT max(k) FROM \"Shop\".t").await, [max]);
 }

@@ -1,19 +1,18 @@
-//! Tables, rows and batches for the target's tests.
+//! A claimed target for each test, with a session to look at what it did.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::change::{
-    Applied, Batch, Cell, Checkpoint, Key, Row, RowDelete, RowUpsert, TableBatch, Timestamp,
-};
-use crate::error::{Code, Error, Kind};
+use crate::change::{Applied, Batch, Checkpoint, TableBatch};
+use crate::error::Error;
 use crate::postgres::target::{PostgresTarget, target};
 use crate::postgres::testing::Database;
-use crate::schema::{Column, ColumnType, Engine, TableName, TableSchema};
+use crate::schema::TableSchema;
+pub use crate::testing::*;
 use crate::version::{Position, Version};
-use crate::{Claim, Prepared, Target, TargetOptions};
+use crate::{Prepared, Target};
 
 /// A database with a claimed target on it, and a session to look at it.
 pub struct Fixture {
@@ -22,14 +21,6 @@ pub struct Fixture {
     pub client: Client,
     pub sequence: u64,
     pub floor: Version,
-}
-
-pub fn options(pipeline: &str, soft_deletes: bool) -> TargetOptions {
-    TargetOptions { pipeline: pipeline.into(), soft_deletes }
-}
-
-pub fn claim_as(instance: &str) -> Claim {
-    Claim { instance: instance.into(), fence: None, take_over: false }
 }
 
 impl Fixture {
@@ -94,100 +85,4 @@ pub async fn look(client: &Client, query: &str) -> Vec<String> {
         _ => None,
     };
     messages.into_iter().filter_map(row).map(|values| values.join("|")).collect()
-}
-
-pub fn version(log: u64) -> Version {
-    Version { epoch: 1, log, ordinal: 1 }
-}
-
-pub fn column(name: &str, native: &str, id: u32) -> Column {
-    let column_type = match native {
-        "bigint" => ColumnType::Int64,
-        "integer" => ColumnType::Int32,
-        "text" => ColumnType::Text,
-        "bytea" => ColumnType::Bytes,
-        "numeric" => ColumnType::Numeric,
-        _ => ColumnType::Other,
-    };
-    Column { name: name.into(), column_type, native: Some(native.into()), id }
-}
-
-/// A table whose first column is its key; columns are written `name type`.
-pub fn table(name: &str, columns: &[&str]) -> Arc<TableSchema> {
-    let column = |(id, column_text): (usize, &&str)| {
-        let (name, native) = column_text.split_once(' ').unwrap();
-        column(name, native, id as u32 + 1)
-    };
-    Arc::new(TableSchema {
-        name: TableName::new("public", name),
-        id: 1,
-        engine: Engine::Postgres,
-        columns: columns.iter().enumerate().map(column).collect(),
-        key: vec![0],
-    })
-}
-
-/// The usual one: `k bigint, a text, b text`.
-pub fn usual() -> Arc<TableSchema> {
-    table("t", &["k bigint", "a text", "b text"])
-}
-
-pub fn key(values: &[&str]) -> Key {
-    Key::from_values(values.iter().map(|value| value.as_bytes()))
-}
-
-/// `~` is NULL, `-` is absent.
-pub fn row(cells: &[&str]) -> Row {
-    Row::from_cells(cells.iter().map(|cell| match *cell {
-        "~" => Cell::Null,
-        "-" => Cell::Absent,
-        value => Cell::Value(value.as_bytes()),
-    }))
-}
-
-/// Part of a batch, built up.
-pub fn part(table: &Arc<TableSchema>) -> TableBatch {
-    TableBatch { table: table.clone(), truncated: None, deletes: Vec::new(), upserts: Vec::new() }
-}
-
-impl TableBatch {
-    /// Also a row, with this place in the log.
-    pub fn upsert(mut self, log: u64, cells: &[&str]) -> TableBatch {
-        let row = row(cells);
-        let key = Key::of(&self.table, &row).unwrap();
-        let (version, updated_at) = (version(log), Timestamp(log as i64));
-        self.upserts.push(RowUpsert { key, row, version, updated_at });
-        self
-    }
-
-    /// Also a delete of the row with these key values.
-    pub fn delete(mut self, log: u64, values: &[&str]) -> TableBatch {
-        let (version, updated_at) = (version(log), Timestamp(log as i64));
-        self.deletes.push(RowDelete { key: key(values), version, updated_at });
-        self
-    }
-
-    /// Also a truncation.
-    pub fn truncate(mut self, log: u64) -> TableBatch {
-        self.truncated = Some((version(log), Timestamp(log as i64)));
-        self
-    }
-}
-
-/// An error of this kind, with all these words in its message.
-pub fn check_error<T: std::fmt::Debug>(
-    result: Result<T, Error>,
-    kind: Kind,
-    code: Code,
-    words: &[&str],
-) {
-    let error = result.unwrap_err();
-    assert_eq!((&error.kind, error.code), (&kind, code), "{error}");
-    for word in words {
-        assert!(error.message.contains(word), "{word:?} is not in {:?}", error.message);
-    }
-}
-
-pub fn of_table(table: &TableSchema) -> Kind {
-    Kind::Table(table.name.clone())
 }

@@ -4,57 +4,37 @@
 //! Surprise: the workers share their keys on purpose, so they run into deadlocks and duplicate
 //! keys. Such a transaction is rolled back and counted; it is what real applications do.
 
+mod mariadb;
+mod postgres;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Transaction};
 
 use super::dice::Dice;
-use super::server::connect;
+use super::server::session::Session;
 use super::{Error, Result};
 
-/// The tables of the shop, all in the schema `public`.
+/// The tables of the shop.
 pub const TABLES: [&str; 5] = ["customers", "orders", "items", "manuals", "carts"];
 
-const SCHEMA: &str = "
-    CREATE TABLE customers (
-        customer_id bigint PRIMARY KEY,
-        name text NOT NULL,
-        email text,
-        balance numeric(12,2) NOT NULL,
-        vip boolean NOT NULL DEFAULT false,
-        joined_at timestamptz NOT NULL DEFAULT clock_timestamp()
-    );
-    CREATE TABLE orders (
-        order_id bigint PRIMARY KEY,
-        customer_id bigint NOT NULL,
-        status text NOT NULL,
-        total numeric(12,2) NOT NULL,
-        details jsonb,
-        placed_at timestamp NOT NULL DEFAULT clock_timestamp()
-    );
-    CREATE TABLE items (
-        order_id bigint,
-        line smallint,
-        sku uuid NOT NULL,
-        quantity integer NOT NULL,
-        weight double precision,
-        PRIMARY KEY (order_id, line)
-    );
-    CREATE TABLE manuals (
-        sku text PRIMARY KEY,
-        edition integer NOT NULL,
-        body text NOT NULL,
-        cover bytea
-    );
-    ALTER TABLE manuals ALTER body SET STORAGE EXTERNAL;
-    CREATE TABLE carts (
-        cart_id bigint PRIMARY KEY,
-        content text,
-        touched_on date NOT NULL DEFAULT current_date
-    );";
+/// What is said to one kind of database; the rest of the SQL is the same for both.
+struct Dialect {
+    schema: &'static str,
+    fill: fn(customers: u64) -> String,
+    order: fn(order: u64, customer: u64, cents: u64, note: &str) -> String,
+    lines: fn(order: u64, lines: u64) -> String,
+    cart: fn(cart: u64, content: &str) -> String,
+}
+
+fn dialect(session: &Session) -> &'static Dialect {
+    match session {
+        Session::Postgres(_) => &postgres::POSTGRES,
+        Session::Mariadb(_) => &mariadb::MARIADB,
+    }
+}
 
 /// How many of each thing the workers did, as far as it was committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,23 +77,10 @@ impl Counts {
 ///
 /// # Errors
 /// If the database refuses, for instance because the tables exist.
-pub async fn open(client: &Client, customers: u64) -> Result<()> {
-    client.batch_execute(SCHEMA).await?;
-    let fill = format!(
-        "INSERT INTO customers SELECT n, 'customer ' || n,
-             nullif('c' || n || '@example.com', 'c7@example.com'), n % 1000 / 4.0, n % 50 = 0, now()
-             FROM generate_series(1, {customers}) n;
-         INSERT INTO orders SELECT n, n, 'paid', n % 700 / 2.0,
-             jsonb_build_object('gift', n % 9 = 0, 'note', md5(n::text)), now()
-             FROM generate_series(1, {customers}) n;
-         INSERT INTO items SELECT n, line, md5(n::text)::uuid, 1 + n % 5, n / 7.0
-             FROM generate_series(1, {customers}) n, generate_series(1, 2) line;
-         INSERT INTO manuals SELECT 'sku-' || n, 1, repeat(md5(n::text), 300),
-             decode(md5(n::text), 'hex') FROM generate_series(1, greatest(20, {customers} / 100)) n;
-         ANALYZE customers, orders, items, manuals"
-    );
-    client.batch_execute(&fill).await?;
-    Ok(())
+pub async fn open(session: &Session, customers: u64) -> Result<()> {
+    let dialect = dialect(session);
+    session.batch_execute(dialect.schema).await?;
+    session.batch_execute(&(dialect.fill)(customers)).await
 }
 
 /// A shop at work; dropping it makes the workers stop, too.
@@ -187,17 +154,22 @@ impl Worker {
     async fn work(mut self) -> Counts {
         let mut all = Counts::default();
         while !self.stop.load(Ordering::Relaxed) {
-            let Ok(mut client) = connect(&self.url).await else {
+            let Ok(session) = Session::connect(&self.url).await else {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            while !self.stop.load(Ordering::Relaxed) && !client.is_closed() {
-                match self.serve(&mut client).await {
+            while !self.stop.load(Ordering::Relaxed) {
+                match self.serve(&session).await {
                     Ok(counts) => {
                         self.transactions.fetch_add(counts.transactions, Ordering::Relaxed);
                         all.add(&counts);
                     }
-                    Err(_) => all.rollbacks += 1,
+                    Err(_) => {
+                        all.rollbacks += 1;
+                        if session.batch_execute("ROLLBACK").await.is_err() {
+                            break;
+                        }
+                    }
                 }
                 tokio::time::sleep(self.pause).await;
             }
@@ -206,54 +178,48 @@ impl Worker {
     }
 
     /// One transaction of a few statements.
-    async fn serve(&mut self, client: &mut Client) -> Result<Counts> {
-        let transaction = client.transaction().await?;
+    async fn serve(&mut self, session: &Session) -> Result<Counts> {
+        session.batch_execute("BEGIN").await?;
         let mut counts = Counts { transactions: 1, ..Counts::default() };
         match self.dice.between(0, 100) {
-            0..30 => self.order(&transaction, &mut counts).await?,
-            30..55 => self.pay(&transaction, &mut counts).await?,
-            55..65 => self.move_keys(&transaction, &mut counts).await?,
-            65..75 => self.forget(&transaction, &mut counts).await?,
-            75..85 => self.revise_manuals(&transaction, &mut counts).await?,
-            85..99 => self.fill_cart(&transaction, &mut counts).await?,
+            0..30 => self.order(session, &mut counts).await?,
+            30..55 => self.pay(session, &mut counts).await?,
+            55..65 => self.move_keys(session, &mut counts).await?,
+            65..75 => self.forget(session, &mut counts).await?,
+            75..85 => self.revise_manuals(session, &mut counts).await?,
+            85..99 => self.fill_cart(session, &mut counts).await?,
             _ => {
-                transaction.batch_execute("TRUNCATE carts").await?;
+                session.batch_execute("TRUNCATE TABLE carts").await?;
                 counts.truncates += 1;
             }
         }
-        if self.dice.one_in(25) {
-            transaction.rollback().await?;
+        // MariaDB commits a TRUNCATE at once, so that there is nothing to take back.
+        if counts.truncates == 0 && self.dice.one_in(25) {
+            session.batch_execute("ROLLBACK").await?;
             return Ok(Counts { rollbacks: 1, ..Counts::default() });
         }
-        transaction.commit().await?;
+        session.batch_execute("COMMIT").await?;
         Ok(counts)
     }
 
-    async fn order(&mut self, transaction: &Transaction<'_>, counts: &mut Counts) -> Result<()> {
+    async fn order(&mut self, session: &Session, counts: &mut Counts) -> Result<()> {
+        let dialect = dialect(session);
         let (order, customer) = (self.fresh_key(), self.customer());
-        let total = self.dice.between(1, 100_000);
-        let insert = format!(
-            "INSERT INTO orders VALUES ({order}, {customer}, 'new', {total} / 100.0,
-             jsonb_build_object('note', '{}'), clock_timestamp())",
-            self.dice.text(20)
-        );
-        counts.inserts += transaction.execute(insert.as_str(), &[]).await?;
-        let lines = self.dice.between(1, 6);
-        let insert = format!(
-            "INSERT INTO items SELECT {order}, line, gen_random_uuid(), 1 + line, random()
-             FROM generate_series(1, {lines}) line"
-        );
-        counts.inserts += transaction.execute(insert.as_str(), &[]).await?;
+        let (cents, note) = (self.dice.between(1, 100_000), self.dice.text(20));
+        let insert = (dialect.order)(order, customer, cents, &note);
+        counts.inserts += session.execute(&insert).await?;
+        let insert = (dialect.lines)(order, self.dice.between(1, 6));
+        counts.inserts += session.execute(&insert).await?;
         if self.dice.one_in(10) {
             let name = self.dice.text(12);
             let insert =
                 format!("INSERT INTO customers VALUES ({order}, '{name}', NULL, 0, false, now())");
-            counts.inserts += transaction.execute(insert.as_str(), &[]).await?;
+            counts.inserts += session.execute(&insert).await?;
         }
         Ok(())
     }
 
-    async fn pay(&mut self, transaction: &Transaction<'_>, counts: &mut Counts) -> Result<()> {
+    async fn pay(&mut self, session: &Session, counts: &mut Counts) -> Result<()> {
         let (payer, payee) = (self.customer(), self.customer());
         let amount = self.dice.between(1, 5_000);
         for (customer, sign) in [(payer, "-"), (payee, "+")] {
@@ -261,49 +227,46 @@ impl Worker {
                 "UPDATE customers SET balance = balance {sign} {amount} / 100.0, vip = NOT vip
                  WHERE customer_id = {customer}"
             );
-            counts.updates += transaction.execute(update.as_str(), &[]).await?;
+            counts.updates += session.execute(&update).await?;
         }
         let update = format!(
             "UPDATE orders SET status = 'paid', details = NULL WHERE customer_id = {payer}
              AND order_id < {}",
             self.next_key
         );
-        counts.updates += transaction.execute(update.as_str(), &[]).await?;
+        counts.updates += session.execute(&update).await?;
         Ok(())
     }
 
     /// Gives rows other keys, and sometimes the old key to another row at once.
-    async fn move_keys(
-        &mut self,
-        transaction: &Transaction<'_>,
-        counts: &mut Counts,
-    ) -> Result<()> {
+    async fn move_keys(&mut self, session: &Session, counts: &mut Counts) -> Result<()> {
         let (from, to) = (self.customer(), self.fresh_key());
         for table in ["customers", "orders"] {
             let column = if table == "customers" { "customer_id" } else { "order_id" };
             let update = format!("UPDATE {table} SET {column} = {to} WHERE {column} = {from}");
-            let moved = transaction.execute(update.as_str(), &[]).await?;
+            let moved = session.execute(&update).await?;
             counts.key_changes += moved;
             if moved == 1 && table == "customers" && self.dice.one_in(2) {
                 let insert = format!(
-                    "INSERT INTO customers VALUES ({from}, 'newcomer', 'n@example.com', 1, true)"
+                    "INSERT INTO customers (customer_id, name, email, balance, vip)
+                     VALUES ({from}, 'newcomer', 'n@example.com', 1, true)"
                 );
-                counts.inserts += transaction.execute(insert.as_str(), &[]).await?;
+                counts.inserts += session.execute(&insert).await?;
             }
         }
         if self.dice.one_in(4) {
             let sku = self.manual();
             let update = format!("UPDATE manuals SET sku = '{sku}-{to}' WHERE sku = '{sku}'");
-            let moved = transaction.execute(update.as_str(), &[]).await?;
+            let moved = session.execute(&update).await?;
             counts.key_changes += moved;
             if moved == 1 {
-                self.publish(transaction, &sku, counts).await?;
+                self.publish(session, &sku, counts).await?;
             }
         }
         Ok(())
     }
 
-    async fn forget(&mut self, transaction: &Transaction<'_>, counts: &mut Counts) -> Result<()> {
+    async fn forget(&mut self, session: &Session, counts: &mut Counts) -> Result<()> {
         let order = if self.dice.one_in(2) {
             self.customer()
         } else {
@@ -311,69 +274,55 @@ impl Worker {
         };
         for table in ["items", "orders"] {
             let delete = format!("DELETE FROM {table} WHERE order_id = {order}");
-            counts.deletes += transaction.execute(delete.as_str(), &[]).await?;
+            counts.deletes += session.execute(&delete).await?;
         }
         if self.dice.one_in(3) {
             let delete = format!("DELETE FROM customers WHERE customer_id = {}", self.customer());
-            counts.deletes += transaction.execute(delete.as_str(), &[]).await?;
+            counts.deletes += session.execute(&delete).await?;
         }
         Ok(())
     }
 
     /// Mostly leaves the large text alone, so that the log does not carry it.
-    async fn revise_manuals(
-        &mut self,
-        transaction: &Transaction<'_>,
-        counts: &mut Counts,
-    ) -> Result<()> {
+    async fn revise_manuals(&mut self, session: &Session, counts: &mut Counts) -> Result<()> {
         let sku = self.manual();
         let body = match self.dice.between(0, 10) {
             0 => format!(", body = repeat('{}', 200)", self.dice.text(32)),
             _ => String::new(),
         };
         let update = format!("UPDATE manuals SET edition = edition + 1{body} WHERE sku = '{sku}'");
-        let updated = transaction.execute(update.as_str(), &[]).await?;
+        let updated = session.execute(&update).await?;
         counts.updates += updated;
         if updated == 0 {
-            self.publish(transaction, &sku, counts).await?;
+            self.publish(session, &sku, counts).await?;
         }
         Ok(())
     }
 
-    async fn publish(
-        &mut self,
-        transaction: &Transaction<'_>,
-        sku: &str,
-        counts: &mut Counts,
-    ) -> Result<()> {
+    async fn publish(&mut self, session: &Session, sku: &str, counts: &mut Counts) -> Result<()> {
         let insert = format!(
             "INSERT INTO manuals VALUES ('{sku}', 1, repeat('{}', 150), NULL)",
             self.dice.text(48)
         );
-        counts.inserts += transaction.execute(insert.as_str(), &[]).await?;
+        counts.inserts += session.execute(&insert).await?;
         Ok(())
     }
 
-    async fn fill_cart(
-        &mut self,
-        transaction: &Transaction<'_>,
-        counts: &mut Counts,
-    ) -> Result<()> {
+    async fn fill_cart(&mut self, session: &Session, counts: &mut Counts) -> Result<()> {
         let cart = self.dice.between(1, 500);
         let content = self.dice.text(30);
-        let insert = format!(
-            "INSERT INTO carts VALUES ({cart}, '{content}')
-             ON CONFLICT (cart_id) DO UPDATE SET content = excluded.content || carts.content
-             RETURNING xmax = 0"
-        );
-        // The row was inserted if no transaction has locked it before.
-        match transaction.query_one(insert.as_str(), &[]).await?.get(0) {
+        let insert = (dialect(session).cart)(cart, &content);
+        let inserted = match session {
+            Session::Postgres(_) => session.ask(&insert).await?.as_deref() == Some("t"),
+            Session::Mariadb(_) => session.execute(&insert).await? == 1,
+        };
+        match inserted {
             true => counts.inserts += 1,
             false => counts.updates += 1,
         }
         if self.dice.one_in(5) {
             let delete = format!("DELETE FROM carts WHERE cart_id = {cart}");
-            counts.deletes += transaction.execute(delete.as_str(), &[]).await?;
+            counts.deletes += session.execute(&delete).await?;
         }
         Ok(())
     }

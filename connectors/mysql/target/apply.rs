@@ -1,0 +1,185 @@
+//! Applies a batch in one transaction: fence and sequence first, then the rows, the tombstones,
+//! and the commit. `rows.rs` writes the rows, `poison.rs` looks for the one that the server
+//! refused.
+//!
+//! Surprise: the checkpoint is locked and written before the rows. A second writer waits for that
+//! lock, and one that has lost its claim finds out before it has changed anything.
+
+use mysql_async::Row;
+
+use super::MysqlTarget;
+use super::records::{Records, read_checkpoint, write_tables};
+use super::rows::TablePart;
+use crate::change::{Applied, Batch, Checkpoint, Key, TableBatch};
+use crate::error::{Code, Error, Kind, Result};
+use crate::mysql::sql;
+use crate::schema::TableName;
+use crate::version::Version;
+
+/// What this session knows of the pipeline's tombstones, so that it need not ask.
+pub struct Tombstones {
+    /// Whether there may be any.
+    possible: bool,
+    /// The floor below which there are none.
+    collected: Version,
+}
+
+impl Tombstones {
+    /// Nothing is known.
+    pub fn unknown() -> Tombstones {
+        Tombstones { possible: true, collected: Version::ZERO }
+    }
+}
+
+/// Where the target is when a batch begins.
+enum Place {
+    /// The batch follows.
+    Before,
+    /// This very batch is there already: the answer to its commit was lost.
+    After,
+}
+
+impl MysqlTarget {
+    pub(super) async fn apply_batch(&mut self, batch: &Batch) -> Result<Applied> {
+        self.claimed()?;
+        self.retry_lock().await?;
+        match self.attempt(batch).await {
+            Ok(applied) => Ok(applied),
+            Err(error) => {
+                self.roll_back().await;
+                Err(self.explain(batch, error).await)
+            }
+        }
+    }
+
+    async fn attempt(&mut self, batch: &Batch) -> Result<Applied> {
+        let tables = self.tables_after(batch)?;
+        self.begin().await?;
+        let found = self.lock_own_checkpoint().await?;
+        match self.place(&batch.checkpoint, &found)? {
+            Place::Before => {}
+            Place::After => {
+                self.roll_back().await;
+                if let Some(remembered) = self.remembered().await? {
+                    self.tables = remembered.tables;
+                }
+                return Ok(Applied::Done);
+            }
+        }
+        let written = tables.as_ref().map(write_tables).transpose()?;
+        let advance = sql::advance(&self.options.pipeline, &batch.checkpoint, written.as_deref());
+        self.session.execute("move the checkpoint", &advance).await?;
+        let missing = self.write_tables(batch).await?;
+        if !missing.is_empty() {
+            self.roll_back().await;
+            return Ok(Applied::NeedsRows(missing));
+        }
+        let tombstones = self.collect_tombstones(batch).await?;
+        // Whoever drops this future now must not believe that nothing was committed.
+        self.unknown_commit = true;
+        self.commit("commit a batch").await?;
+        self.unknown_commit = false;
+        if let Some(tombstones) = tombstones {
+            self.tombstones = tombstones;
+        }
+        if let Some(tables) = tables {
+            self.tables = tables;
+        }
+        Ok(Applied::Done)
+    }
+
+    /// What will be recorded of tables, if this batch changes it.
+    fn tables_after(&self, batch: &Batch) -> Result<Option<Records>> {
+        if batch.status.is_empty() {
+            return Ok(None);
+        }
+        let mut tables = self.tables.clone();
+        for (name, status) in &batch.status {
+            let record = tables.get_mut(name).ok_or_else(|| {
+                let message = format!("the state of {name} changed before it was prepared");
+                Error::stop(Code::Internal, message)
+            })?;
+            record.status = status.clone();
+        }
+        Ok(Some(tables))
+    }
+
+    /// Whether the batch follows what is there.
+    fn place(&self, next: &Checkpoint, found: &Row) -> Result<Place> {
+        let pipeline = &self.options.pipeline;
+        let found = read_checkpoint(pipeline, found, 1)?;
+        if found.as_ref() == Some(next) {
+            return Ok(Place::After);
+        }
+        let sequence = found.map_or(0, |found| found.sequence);
+        if sequence.checked_add(1) == Some(next.sequence) {
+            return Ok(Place::Before);
+        }
+        let message = format!(
+            "pipeline {pipeline}: batch {} does not follow the target's checkpoint {sequence}",
+            next.sequence
+        );
+        Err(Error::stop(Code::Internal, message))
+    }
+
+    /// Writes the parts of all tables. Returns the keys of the rows that are needed first.
+    async fn write_tables(&mut self, batch: &Batch) -> Result<Vec<(TableName, Vec<Key>)>> {
+        let truncated = batch.tables.iter().any(|table| table.truncated.is_some());
+        let check_tombstones = self.tombstones.possible || truncated;
+        // Known before the commit: whoever drops this future must not leave us believing less.
+        self.tombstones.possible |= batch.tables.iter().any(|table| buries(table, batch.floor));
+        let mut missing = Vec::new();
+        for table in &batch.tables {
+            let part = TablePart::from(table);
+            let keys = self.write_part(&part, batch.floor, check_tombstones).await?;
+            if !keys.is_empty() {
+                missing.push((table.table.name.clone(), keys));
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Drops tombstones that nothing older can follow any more. Strictly below the floor: an idle
+    /// source gives a new backfill the very version of the floor. Returns what is known then.
+    async fn collect_tombstones(&mut self, batch: &Batch) -> Result<Option<Tombstones>> {
+        if !self.tombstones.possible || batch.floor <= self.tombstones.collected {
+            return Ok(None);
+        }
+        let pipeline = &self.options.pipeline;
+        let collect = sql::collect_tombstones(pipeline, batch.floor);
+        self.session.execute("collect tombstones", &collect).await?;
+        let look = sql::has_tombstones(pipeline);
+        let possible = !self.session.query("look for tombstones", &look).await?.is_empty();
+        Ok(Some(Tombstones { possible, collected: batch.floor }))
+    }
+
+    /// Turns a refusal of the server into the reaction that it asks for.
+    async fn explain(&mut self, batch: &Batch, error: Error) -> Error {
+        if error.kind != Kind::Stop {
+            return error;
+        }
+        match error.code {
+            Code::PoisonRow => self.find_poison(batch, &error).await.unwrap_or_else(|error| error),
+            // A statement did not fit its table, or the table is gone.
+            Code::MissingTable | Code::Protocol => {
+                self.explain_shapes(batch).await.err().unwrap_or(error)
+            }
+            _ => error,
+        }
+    }
+
+    /// Says which table is not what was prepared.
+    async fn explain_shapes(&mut self, batch: &Batch) -> Result<()> {
+        self.look_at_fence().await?;
+        for table in &batch.tables {
+            self.expect_shape(&table.table).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a table's part leaves tombstones.
+fn buries(table: &TableBatch, floor: Version) -> bool {
+    table.truncated.is_some_and(|(version, _)| version >= floor)
+        || table.deletes.iter().any(|delete| delete.version >= floor)
+}

@@ -1,0 +1,90 @@
+//! A claimed target for each test, with a session to look at what it did.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row as SqlRow, Value};
+
+use crate::change::{Applied, Batch, Checkpoint, TableBatch};
+use crate::error::Error;
+use crate::mysql::target::{MysqlTarget, target};
+use crate::mysql::testing::{Database, run};
+use crate::schema::TableSchema;
+pub use crate::testing::*;
+use crate::version::{Position, Version};
+use crate::{Prepared, Target};
+
+/// A database with a claimed target on it, and a session to look at it.
+pub struct Fixture {
+    pub database: Database,
+    pub target: MysqlTarget,
+    pub client: Conn,
+    pub sequence: u64,
+    pub floor: Version,
+}
+
+impl Fixture {
+    pub async fn new(soft_deletes: bool) -> Fixture {
+        let database = Database::create().await;
+        let mut target = target(&database.url(), options("p", soft_deletes)).await.unwrap();
+        target.claim(&claim_as("us")).await.unwrap();
+        let client = database.client().await;
+        Fixture { database, target, client, sequence: 0, floor: Version::ZERO }
+    }
+
+    /// Also prepares this table.
+    pub async fn with(table: &Arc<TableSchema>, soft_deletes: bool) -> Fixture {
+        let mut fixture = Fixture::new(soft_deletes).await;
+        assert_eq!(fixture.target.prepare(table).await, Ok(Prepared::Created));
+        fixture
+    }
+
+    /// The batch that follows, with these parts.
+    pub fn batch(&self, tables: Vec<TableBatch>) -> Batch {
+        Batch {
+            checkpoint: Checkpoint {
+                position: Position(format!("at {}", self.sequence + 1)),
+                version: version(self.sequence + 1),
+                sequence: self.sequence + 1,
+            },
+            floor: self.floor,
+            tables,
+            status: BTreeMap::new(),
+        }
+    }
+
+    pub async fn apply(&mut self, tables: Vec<TableBatch>) -> Result<Applied, Error> {
+        let batch = self.batch(tables);
+        let applied = self.target.apply(&batch).await;
+        if applied == Ok(Applied::Done) {
+            self.sequence += 1;
+        }
+        applied
+    }
+
+    pub async fn done(&mut self, tables: Vec<TableBatch>) {
+        assert_eq!(self.apply(tables).await, Ok(Applied::Done));
+    }
+
+    /// Every row of a query: values separated by `|`, NULL as `~`.
+    pub async fn look(&mut self, query: &str) -> Vec<String> {
+        look(&mut self.client, query).await
+    }
+
+    /// Statements with semicolons at the ends of lines.
+    pub async fn execute(&mut self, statements: &str) {
+        run(&mut self.client, statements).await;
+    }
+}
+
+pub async fn look(client: &mut Conn, query: &str) -> Vec<String> {
+    let rows: Vec<SqlRow> = client.query(query).await.unwrap();
+    let text = |value: Value| match value {
+        Value::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Value::NULL => "~".into(),
+        other => format!("{other:?}"),
+    };
+    let line = |row: SqlRow| row.unwrap().into_iter().map(text).collect::<Vec<_>>().join("|");
+    rows.into_iter().map(line).collect()
+}

@@ -1,0 +1,5 @@
+//! Whole logs of real servers, and short ones made here.
+
+mod captured;
+mod made;
+mod story;
