@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::{Protocol, Queryable};
-use mysql_async::{Conn, Opts, OptsBuilder, Params, QueryResult, Row};
+use mysql_async::{Conn, Opts, OptsBuilder, QueryResult, Row};
 
 use super::config::{Config, Host};
 use super::failure::error;
@@ -243,29 +243,6 @@ impl Session {
     pub async fn execute(&mut self, doing: &str, sql: &str) -> Result<u64> {
         self.query(doing, sql).await?;
         Ok(self.connection.affected_rows())
-    }
-
-    /// Runs a statement with values in place of its `?`; the values of its rows have types.
-    ///
-    /// # Errors
-    /// As `query`.
-    pub async fn run(
-        &mut self,
-        doing: &str,
-        sql: &str,
-        values: impl Into<Params> + Send,
-    ) -> Result<Vec<Row>> {
-        self.begin(doing)?;
-        let values: Params = values.into();
-        let asked = self.watch.over(self.connection.exec(sql, values)).await;
-        let asked = asked.map_err(Failure::from).and_then(|rows| Ok(rows?));
-        self.end(doing, asked)
-    }
-
-    /// How many rows the last statement changed.
-    #[must_use]
-    pub fn affected_rows(&self) -> u64 {
-        self.connection.affected_rows()
     }
 
     /// How many warnings the last statement has left.

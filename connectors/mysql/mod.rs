@@ -1,46 +1,46 @@
 //! MySQL and MariaDB, as source and as target.
 
-pub mod binlog;
-pub mod bookmark;
-pub mod bytes;
+mod binlog;
+mod bookmark;
+mod bytes;
 mod catalog;
-pub mod charset;
+mod charset;
 mod check;
 mod chunk;
-pub mod config;
-pub mod connect;
-pub mod ddl;
-pub mod decimal;
-pub mod failure;
+mod config;
+mod connect;
+mod ddl;
+mod decimal;
+mod failure;
 #[cfg(test)]
 mod fixtures;
 pub mod gtid;
 mod guard;
-pub mod json;
-pub mod layout;
-pub mod open;
+mod json;
+mod layout;
+mod open;
 pub mod quote;
 mod replica;
-pub mod rows;
+mod rows;
 mod selected;
-pub mod shapes;
+mod shapes;
 mod source;
 mod source_sql;
 mod sql;
 mod stream;
 mod subscribe;
-pub mod table_map;
+mod table_map;
 mod target;
 mod target_types;
 mod target_values;
 #[cfg(test)]
 mod testing;
-pub mod text;
+mod text;
 mod ticks;
 mod tls;
-pub mod transaction;
-pub mod types;
-pub mod values;
+mod transaction;
+mod types;
+mod values;
 mod visibility;
 mod watchdog;
 

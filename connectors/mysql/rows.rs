@@ -100,12 +100,6 @@ impl Cells {
         }
     }
 
-    /// Whether any cell is absent.
-    #[must_use]
-    pub fn has_absent(&self) -> bool {
-        self.spans.contains(&Span::Absent)
-    }
-
     /// The first value that cannot be replicated: the column's place, and why.
     #[must_use]
     pub fn refused(&self) -> Option<&(usize, Refusal)> {

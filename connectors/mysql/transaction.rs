@@ -119,12 +119,6 @@ impl Builder {
         }
     }
 
-    /// Whether a transaction has begun and not ended.
-    #[must_use]
-    pub fn in_transaction(&self) -> bool {
-        self.open.is_some()
-    }
-
     /// The version of the transaction that has begun and not ended.
     #[must_use]
     pub fn open_version(&self) -> Option<Version> {
