@@ -16,6 +16,7 @@ use super::text::{self, Clock, Date, Pushed, Refusal};
 use super::types::{Labels, MysqlType};
 use super::{decimal, json};
 use crate::ZeroDates;
+use crate::calendar;
 use crate::change::{Cell, Row};
 use crate::float;
 use crate::schema::TableSchema;
@@ -532,17 +533,8 @@ fn unpack_timestamp(seconds: u32, micros: u32) -> (Date, Clock) {
     }
 }
 
-/// The day of the calendar, so many days after 1970-01-01. Counts in eras of 400 years that begin
-/// on 1 March, so that the leap day is a year's last.
+/// The day of the calendar, so many days after 1970-01-01.
 fn civil_from_days(days: u32) -> Date {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + u32::from(month <= 2);
+    let (year, month, day) = calendar::from_days(i64::from(days));
     Date { year: year as u16, month: month as u8, day: day as u8 }
 }

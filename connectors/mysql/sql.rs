@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use super::quote;
 use super::target_types::{StoredColumn, collation};
 use super::target_values::push_text;
+use crate::calendar::utc_text;
 use crate::change::{Checkpoint, Timestamp};
 use crate::schema::{Engine, TableSchema};
 use crate::version::Version;
@@ -427,28 +428,5 @@ impl TableSql<'_> {
 /// An instant as a literal for `datetime(6)`, in UTC.
 #[must_use]
 pub fn instant(timestamp: Timestamp) -> String {
-    const DAY_US: i64 = 86_400_000_000;
-    let (days, time_us) = (timestamp.0.div_euclid(DAY_US), timestamp.0.rem_euclid(DAY_US));
-    let (year, month, day) = civil(days);
-    let (seconds, micros) = (time_us / 1_000_000, time_us % 1_000_000);
-    format!(
-        "'{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{micros:06}'",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
-}
-
-/// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar. Counts in
-/// eras of 400 years that begin on 1 March, so that the leap day is a year's last.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+    format!("'{}'", utc_text(timestamp))
 }

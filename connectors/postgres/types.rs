@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::io::Write as _;
 
+use crate::calendar::Civil;
 use crate::change::Timestamp;
 use crate::schema::{Column, ColumnType, Engine, TableSchema};
 use crate::version::Version;
@@ -147,11 +148,8 @@ pub fn parse_version(text: &str) -> Option<Version> {
 
 /// Appends an instant as PostgreSQL reads it, in UTC.
 pub fn push_timestamp(out: &mut Vec<u8>, timestamp: Timestamp) {
-    const DAY_US: i64 = 86_400_000_000;
-    let (day, time_us) = (timestamp.0.div_euclid(DAY_US), timestamp.0.rem_euclid(DAY_US));
-    let (year, month, day) = civil_from_days(day);
-    let (seconds, micros) = (time_us / 1_000_000, time_us % 1_000_000);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let Civil { date: (year, month, day), time: (hour, minute, second), micros } =
+        Civil::of(timestamp);
     // The year before 1 is 1 BC.
     let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
     // Writing to memory cannot fail.
@@ -159,22 +157,6 @@ pub fn push_timestamp(out: &mut Vec<u8>, timestamp: Timestamp) {
         out,
         "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06}+00{era}"
     );
-}
-
-/// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar. Counts in
-/// eras of 400 years that begin on 1 March, so that the leap day is a year's last.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month, day)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use rusqlite::{CachedStatement, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use crate::TargetOptions;
+use crate::calendar::utc_text;
 use crate::change::{
     Applied, Batch, Cell, Checkpoint, Key, RowDelete, RowUpsert, TableBatch, Timestamp,
 };
@@ -13,7 +14,7 @@ use crate::sqlite::claim::oldest_tombstone;
 use crate::sqlite::failure::{Sql, poison, refused, unprepared};
 use crate::sqlite::names::target_name;
 use crate::sqlite::store::{Store, verify_fence};
-use crate::sqlite::time::{now, utc_text};
+use crate::sqlite::time::now;
 use crate::sqlite::{records, sql, types};
 use crate::version::Version;
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
+use crate::calendar::utc_text;
 use crate::error::{Code, Error, Result};
 use crate::schema::TableName;
 use crate::sqlite::failure::Sql;
@@ -14,7 +15,7 @@ use crate::sqlite::names::target_name;
 use crate::sqlite::store::{
     Store, Writer, has_own_tables, identity, open_for_writing, verify_fence,
 };
-use crate::sqlite::time::{now, utc_text};
+use crate::sqlite::time::now;
 use crate::sqlite::{records, sql};
 use crate::version::Version;
 use crate::{Claim, Remembered};
