@@ -8,6 +8,7 @@
 mod calendar;
 pub mod change;
 pub mod error;
+mod finding;
 pub mod float;
 pub mod memory;
 pub mod mysql;
@@ -26,6 +27,7 @@ use async_trait::async_trait;
 
 use crate::change::{Applied, Batch, Checkpoint, Chunk, Key, Row, TableStatus, Transaction};
 use crate::error::{Code, Error, Result};
+pub use crate::finding::{Finding, Level};
 use crate::schema::{TableName, TablePatterns, TableSchema};
 use crate::version::{Position, Version};
 
@@ -381,51 +383,6 @@ pub struct KeyScan<'a> {
     pub below: Option<Version>,
     /// Only rows for which this SQL condition holds.
     pub filter: Option<&'a str>,
-}
-
-/// One thing that `check` looked at.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Finding {
-    /// What was looked at, a few words.
-    pub subject: String,
-    /// How it is.
-    pub level: Level,
-    /// The stable name of what is wrong, as far as it has one.
-    pub code: Option<Code>,
-    /// What was found.
-    pub message: String,
-    /// The exact SQL or command that mends it; empty when nothing is wrong.
-    pub remedy: String,
-}
-
-impl Finding {
-    /// The finding as the one line that stops a pipeline. Many messages name their subject, and
-    /// end with their remedy, themselves; neither is said twice.
-    #[must_use]
-    pub fn into_error(self) -> Error {
-        let Finding { subject, message, remedy, code, .. } = self;
-        let mut line = match message.contains(&subject) {
-            true => message,
-            false => format!("{subject}: {message}"),
-        };
-        let remedy = remedy.trim_end_matches(';');
-        if !line.contains(remedy) {
-            line += &format!("; to mend it: {remedy}");
-        }
-        Error::stop(code.unwrap_or(Code::SourceSettings), line)
-    }
-}
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Level {
-    /// Ready.
-    Ok,
-    /// Replication works, but somebody should know.
-    Warning,
-    /// Replication cannot start.
-    Failure,
 }
 
 /// What a target needs to know of its pipeline.

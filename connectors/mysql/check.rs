@@ -10,9 +10,10 @@ use super::catalog::{self, CatalogTable, optional, text};
 use super::connect::Session;
 use super::replica::Replica;
 use super::{quote, source_sql as sql, subscribe};
+use crate::Finding;
 use crate::error::{Code, Result};
+use crate::finding::{coded, failure, ok, warning};
 use crate::schema::TablePatterns;
-use crate::{Finding, Level};
 
 /// The oldest versions whose answers are understood, and what was tested.
 const MARIADB: Versions = Versions { least: (10, 5), tested: [(10, 11), (11, 8)] };
@@ -416,25 +417,4 @@ async fn filters(session: &mut Session, facts: &Facts, tables: &[CatalogTable]) 
              restart it",
         ),
     })
-}
-
-fn ok(subject: &str, message: &str) -> Finding {
-    finding(Level::Ok, subject, message, "")
-}
-
-fn warning(subject: &str, message: &str, remedy: &str) -> Finding {
-    finding(Level::Warning, subject, message, remedy)
-}
-
-fn failure(subject: &str, message: &str, remedy: &str) -> Finding {
-    finding(Level::Failure, subject, message, remedy)
-}
-
-fn coded(code: Code, finding: Finding) -> Finding {
-    Finding { code: Some(code), ..finding }
-}
-
-fn finding(level: Level, subject: &str, message: &str, remedy: &str) -> Finding {
-    let code = (level != Level::Ok).then_some(Code::SourceSettings);
-    Finding { subject: subject.into(), level, code, message: message.into(), remedy: remedy.into() }
 }

@@ -8,9 +8,10 @@ use tokio_postgres::Client;
 
 use super::catalog::{self, CatalogTable};
 use super::{connect, publication, quote, source_sql as sql, subscribe};
+use crate::Finding;
 use crate::error::{Code, Result};
+use crate::finding::{coded, failure, ok, warning};
 use crate::schema::TablePatterns;
-use crate::{Finding, Level};
 
 const VERSION_MIN: i32 = 14;
 const VERSION_TESTED_MAX: i32 = 18;
@@ -259,25 +260,4 @@ async fn publication(
         _ => format!("{statement}; -- as a role that owns the tables, or a superuser"),
     };
     Ok(coded(Code::Publication, failure("publication", &why, &remedy)))
-}
-
-fn ok(subject: &str, message: &str) -> Finding {
-    finding(Level::Ok, subject, message, "")
-}
-
-fn warning(subject: &str, message: &str, remedy: &str) -> Finding {
-    finding(Level::Warning, subject, message, remedy)
-}
-
-fn failure(subject: &str, message: &str, remedy: &str) -> Finding {
-    finding(Level::Failure, subject, message, remedy)
-}
-
-fn coded(code: Code, finding: Finding) -> Finding {
-    Finding { code: Some(code), ..finding }
-}
-
-fn finding(level: Level, subject: &str, message: &str, remedy: &str) -> Finding {
-    let code = (level != Level::Ok).then_some(Code::SourceSettings);
-    Finding { subject: subject.into(), level, code, message: message.into(), remedy: remedy.into() }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, params};
 
 use crate::error::Result;
+use crate::finding::ok;
 use crate::schema::TableSchema;
 use crate::sqlite::failure::Sql;
 use crate::sqlite::names::{Problem, beside, target_name, validate};
@@ -139,25 +140,13 @@ fn subject(table: &TableSchema) -> String {
 fn ready(table: &TableSchema, options: &TargetOptions) -> Finding {
     let name = identifier(&target_name(&table.name, options));
     let message = format!("{name} is there and its shape fits");
-    Finding {
-        subject: subject(table),
-        level: Level::Ok,
-        code: None,
-        message,
-        remedy: String::new(),
-    }
+    ok(&subject(table), &message)
 }
 
 fn created(table: &TableSchema, options: &TargetOptions) -> Finding {
     let name = identifier(&target_name(&table.name, options));
     let message = format!("{name} will be created");
-    Finding {
-        subject: subject(table),
-        level: Level::Ok,
-        code: None,
-        message,
-        remedy: String::new(),
-    }
+    ok(&subject(table), &message)
 }
 
 fn problem(problem: Problem) -> Finding {

@@ -10,6 +10,7 @@ use super::grants::Grants;
 use super::records::{Records, number, optional, text};
 use super::shape::{RUN, compare};
 use crate::error::{Code, Error, Kind, Result};
+use crate::finding::ok;
 use crate::mysql::quote;
 use crate::schema::{TableName, TableSchema};
 use crate::{Finding, Level};
@@ -176,16 +177,6 @@ fn server_findings(row: &Row) -> Result<Vec<Finding>> {
         found(Level::Warning, "target packets", message, remedy);
     }
     Ok(findings)
-}
-
-fn ok(subject: &str, message: &str) -> Finding {
-    Finding {
-        subject: subject.into(),
-        level: Level::Ok,
-        code: None,
-        message: message.into(),
-        remedy: String::new(),
-    }
 }
 
 fn failure(subject: &str, code: Code, message: String, remedy: String) -> Finding {

@@ -10,6 +10,7 @@ use super::prepare::refuse_names;
 use super::shape::{Lacking, compare};
 use super::{PostgresTarget, text};
 use crate::error::{Code, Error, Result};
+use crate::finding::ok;
 use crate::postgres::{quote, sql};
 use crate::schema::{TableName, TableSchema};
 use crate::{Finding, Level};
@@ -237,16 +238,6 @@ fn server_findings(server: &Server) -> Vec<Finding> {
         findings.push(Finding { level: Level::Warning, ..finding });
     }
     findings
-}
-
-fn ok(subject: &str, message: &str) -> Finding {
-    Finding {
-        subject: subject.into(),
-        level: Level::Ok,
-        code: None,
-        message: message.into(),
-        remedy: String::new(),
-    }
 }
 
 fn failure(subject: &str, message: String, remedy: String) -> Finding {
