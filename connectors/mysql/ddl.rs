@@ -207,13 +207,7 @@ const OTHER_OBJECTS: [&str; 17] = [
 fn create(tokens: &mut Tokens<'_>, database: &str) -> Option<Statement> {
     let mut replaces = false;
     loop {
-        let word = match tokens.next()? {
-            Token::Word(word) => word.to_ascii_uppercase(),
-            // DEFINER = `root`@`localhost` and the like.
-            Token::Symbol('=' | '@' | '(' | ')') | Token::Quoted(_) | Token::Text(_) => continue,
-            Token::Symbol(_) => return None,
-        };
-        match word.as_str() {
+        match tokens.next_of_head()?.as_str() {
             "REPLACE" => replaces = true,
             "TEMPORARY" => return Some(Statement::Nothing),
             "TABLE" => break,

@@ -10,13 +10,7 @@ use super::{AddedColumn, Effect, OTHER_OBJECTS, Place, Statement, is_any, one};
 pub fn statement(tokens: &mut Tokens<'_>, database: &str) -> Option<Statement> {
     let mut ignores_rows = false;
     loop {
-        let word = match tokens.next()? {
-            Token::Word(word) => word.to_ascii_uppercase(),
-            // DEFINER = `root`@`localhost` and the like.
-            Token::Symbol('=' | '@' | '(' | ')') | Token::Quoted(_) | Token::Text(_) => continue,
-            Token::Symbol(_) => return None,
-        };
-        match word.as_str() {
+        match tokens.next_of_head()?.as_str() {
             // With a unique index, rows that do not fit are deleted.
             "IGNORE" => ignores_rows = true,
             "TABLE" => break,

@@ -108,6 +108,18 @@ impl<'a> Tokens<'a> {
         Some(first)
     }
 
+    /// The next keyword of a statement's head, in capital letters, taken; what stands there between
+    /// the keywords goes with it: DEFINER with its account, and the like.
+    pub fn next_of_head(&mut self) -> Option<String> {
+        loop {
+            match self.next()? {
+                Token::Word(word) => return Some(word.to_ascii_uppercase()),
+                Token::Symbol('=' | '@' | '(' | ')') | Token::Quoted(_) | Token::Text(_) => {}
+                Token::Symbol(_) => return None,
+            }
+        }
+    }
+
     /// The next token, left where it is.
     #[must_use]
     pub fn peek(&self) -> Option<&'a Token> {
