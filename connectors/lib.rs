@@ -12,7 +12,9 @@ mod finding;
 pub mod float;
 pub mod memory;
 pub mod mysql;
+mod part;
 pub mod postgres;
+mod records;
 pub mod schema;
 pub mod sqlite;
 #[cfg(test)]

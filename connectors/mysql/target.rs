@@ -28,7 +28,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use self::names::Naming;
-use self::records::{Records, number};
+use self::records::number;
 use super::config::Config;
 use super::connect::{self, Role, Session};
 use super::quote;
@@ -37,6 +37,7 @@ use super::target_types::{StoredColumn, stored_columns};
 use super::target_values;
 use crate::change::{Applied, Batch, Cell, Key, Row};
 use crate::error::{Code, Error, Result};
+use crate::records::Records;
 use crate::schema::{Engine, TableName, TableSchema};
 use crate::version::Version;
 use crate::{Claim, Finding, KeyScan, Prepared, Remembered, Target, TargetOptions};

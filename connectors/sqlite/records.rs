@@ -1,18 +1,14 @@
 //! What our own tables hold: the checkpoint of each pipeline and the tables that it replicates.
 
-use std::collections::BTreeMap;
-
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::change::Checkpoint;
 use crate::error::{Code, Error, Result};
-use crate::schema::TableName;
+pub(super) use crate::records::Records;
 use crate::sqlite::failure::Sql;
 use crate::sqlite::store::has_own_tables;
 use crate::version::{Position, Version};
 use crate::{Remembered, TableRecord};
-
-pub(super) type Records = BTreeMap<TableName, TableRecord>;
 
 /// What is recorded of a pipeline; `None` if it was never claimed here.
 pub(super) fn remembered(connection: &Connection, pipeline: &str) -> Result<Option<Remembered>> {

@@ -8,11 +8,12 @@
 use mysql_async::Row;
 
 use super::MysqlTarget;
-use super::records::{Records, read_checkpoint, write_tables};
-use super::rows::TablePart;
+use super::records::read_checkpoint;
 use crate::change::{Applied, Batch, Checkpoint, Key, TableBatch};
 use crate::error::{Code, Error, Kind, Result};
 use crate::mysql::sql;
+use crate::part::TablePart;
+use crate::records;
 use crate::schema::TableName;
 use crate::version::Version;
 
@@ -53,7 +54,7 @@ impl MysqlTarget {
     }
 
     async fn attempt(&mut self, batch: &Batch) -> Result<Applied> {
-        let tables = self.tables_after(batch)?;
+        let tables = records::after(&self.tables, batch)?;
         self.begin().await?;
         let found = self.lock_own_checkpoint().await?;
         match self.place(&batch.checkpoint, &found)? {
@@ -66,7 +67,7 @@ impl MysqlTarget {
                 return Ok(Applied::Done);
             }
         }
-        let written = tables.as_ref().map(write_tables).transpose()?;
+        let written = tables.as_ref().map(records::write).transpose()?;
         let advance = sql::advance(&self.options.pipeline, &batch.checkpoint, written.as_deref());
         self.session.execute("move the checkpoint", &advance).await?;
         let missing = self.write_tables(batch).await?;
@@ -86,22 +87,6 @@ impl MysqlTarget {
             self.tables = tables;
         }
         Ok(Applied::Done)
-    }
-
-    /// What will be recorded of tables, if this batch changes it.
-    fn tables_after(&self, batch: &Batch) -> Result<Option<Records>> {
-        if batch.status.is_empty() {
-            return Ok(None);
-        }
-        let mut tables = self.tables.clone();
-        for (name, status) in &batch.status {
-            let record = tables.get_mut(name).ok_or_else(|| {
-                let message = format!("the state of {name} changed before it was prepared");
-                Error::stop(Code::Internal, message)
-            })?;
-            record.status = status.clone();
-        }
-        Ok(Some(tables))
     }
 
     /// Whether the batch follows what is there.

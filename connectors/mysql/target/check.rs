@@ -7,11 +7,12 @@ use mysql_async::Row;
 
 use super::MysqlTarget;
 use super::grants::Grants;
-use super::records::{Records, number, optional, text};
+use super::records::{number, optional, text};
 use super::shape::{RUN, compare};
 use crate::error::{Code, Error, Kind, Result};
 use crate::finding::ok;
 use crate::mysql::quote;
+use crate::records::Records;
 use crate::schema::{TableName, TableSchema};
 use crate::{Finding, Level};
 

@@ -9,9 +9,10 @@
 use std::time::Duration;
 
 use super::MysqlTarget;
-use super::records::{self, Records, bytes, lost, number, optional};
+use super::records::{bytes, number, optional};
 use crate::error::{Code, Doing, Error, Result};
 use crate::mysql::sql;
+use crate::records::{self, Records};
 use crate::schema::TableName;
 use crate::{Claim, Remembered};
 
@@ -47,7 +48,7 @@ impl MysqlTarget {
         let remembered = found.ok_or_else(|| lost(&self.options.pipeline))?;
         match remembered.fence == fence && remembered.instance == claim.instance {
             true => Ok(remembered),
-            false => Err(fenced(&self.options.pipeline)),
+            false => Err(records::fenced(&self.options.pipeline)),
         }
     }
 
@@ -60,7 +61,7 @@ impl MysqlTarget {
                 self.end_lock_holder().await?;
             }
             if !self.wait_for_lock().await? && !ours && !claim.take_over {
-                return Err(already_running(&self.options.pipeline));
+                return Err(records::already_running(&self.options.pipeline));
             }
         }
         let raise = sql::raise_fence(&self.options.pipeline, &claim.instance);
@@ -69,7 +70,7 @@ impl MysqlTarget {
         let remembered = found.ok_or_else(|| lost(&self.options.pipeline))?;
         // Somebody may have claimed it between our commit and our look at it.
         if remembered.instance != claim.instance {
-            return Err(fenced(&self.options.pipeline));
+            return Err(records::fenced(&self.options.pipeline));
         }
         Ok(remembered)
     }
@@ -166,7 +167,7 @@ impl MysqlTarget {
         tables: Records,
     ) -> Result<()> {
         self.claimed()?;
-        let record = records::write_tables(&tables)?;
+        let record = records::write(&tables)?;
         match self.change_if_writer(changes, &record).await {
             Ok(()) => {
                 self.tables = tables;
@@ -203,7 +204,7 @@ impl MysqlTarget {
         let row = rows.into_iter().next().ok_or_else(|| lost(pipeline))?;
         match number(&row, 0)? == fence {
             true => Ok(row),
-            false => Err(fenced(pipeline)),
+            false => Err(records::fenced(pipeline)),
         }
     }
 
@@ -213,7 +214,7 @@ impl MysqlTarget {
         let found = self.remembered().await?;
         match found.ok_or_else(|| lost(&self.options.pipeline))?.fence == fence {
             true => Ok(()),
-            false => Err(fenced(&self.options.pipeline)),
+            false => Err(records::fenced(&self.options.pipeline)),
         }
     }
 
@@ -225,7 +226,7 @@ impl MysqlTarget {
         // Without a claim nothing tells whether we may, except that no writer is alive. A writer
         // that only seems dead finds its record gone and commits nothing more.
         if !claimed && !self.wait_for_lock().await? {
-            return Err(already_running(&self.options.pipeline));
+            return Err(records::already_running(&self.options.pipeline));
         }
         let forgotten = self.forget_records(claimed).await;
         if forgotten.is_err() {
@@ -289,20 +290,7 @@ pub fn lock_name(database: &str, pipeline: &str) -> String {
     format!("driftless_target_{hash:016x}")
 }
 
-/// Another instance holds the lock and is therefore alive.
-fn already_running(pipeline: &str) -> Error {
-    let message = format!(
-        "another instance is running pipeline {pipeline}; stop it, or type `driftless run \
-         --take-over` to take the pipeline away from it"
-    );
-    Error::stop(Code::AlreadyRunning, message)
-}
-
-/// Another writer has raised the fence.
-pub fn fenced(pipeline: &str) -> Error {
-    let message = format!(
-        "another instance has taken pipeline {pipeline} over; stop it before this one is started \
-         again"
-    );
-    Error::stop(Code::Fenced, message)
+/// The record that our claim made is gone.
+fn lost(pipeline: &str) -> Error {
+    records::lost(pipeline, sql::CHECKPOINT)
 }

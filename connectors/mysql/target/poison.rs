@@ -6,9 +6,10 @@
 //! be refused only together.
 
 use super::MysqlTarget;
-use super::rows::{TablePart, poison};
+use super::rows::poison;
 use crate::change::{Batch, Key, TableBatch};
 use crate::error::{Code, Error, Kind, Result};
+use crate::part::{TablePart, row_at};
 use crate::version::Version;
 
 impl MysqlTarget {
@@ -61,13 +62,7 @@ impl MysqlTarget {
         floor: Version,
     ) -> Result<Option<Error>> {
         const DOING: &str = "look for the row that the target refused";
-        let deletes = table.deletes.len();
-        let part = TablePart {
-            table: &table.table,
-            truncated: table.truncated.filter(|_| start == 0),
-            deletes: &table.deletes[start.min(deletes)..end.min(deletes)],
-            upserts: &table.upserts[start.saturating_sub(deletes)..end.saturating_sub(deletes)],
-        };
+        let part = TablePart::of_rows(table, start, end);
         self.session.execute(DOING, "SAVEPOINT probe").await?;
         match self.write_part(&part, floor, true).await {
             Ok(_) => Ok(None),
@@ -77,13 +72,6 @@ impl MysqlTarget {
             }
             Err(error) => Err(error),
         }
-    }
-}
-
-fn row_at(table: &TableBatch, index: usize) -> Option<(&Key, Version)> {
-    match index.checked_sub(table.deletes.len()) {
-        None => table.deletes.get(index).map(|row| (&row.key, row.version)),
-        Some(index) => table.upserts.get(index).map(|row| (&row.key, row.version)),
     }
 }
 

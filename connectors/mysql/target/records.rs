@@ -1,19 +1,15 @@
 //! What `_cdc_checkpoint` holds: the checkpoint of each pipeline and the tables that it
 //! replicates; and how values of our own statements are read.
 
-use std::collections::BTreeMap;
-
 use mysql_async::{Row, Value};
 
 use super::MysqlTarget;
 use crate::change::Checkpoint;
 use crate::error::{Code, Error, Result};
 use crate::mysql::sql;
-use crate::schema::TableName;
+use crate::records::Records;
 use crate::version::{Position, Version};
 use crate::{Remembered, TableRecord};
-
-pub type Records = BTreeMap<TableName, TableRecord>;
 
 impl MysqlTarget {
     /// What is recorded of this pipeline; changes nothing.
@@ -73,13 +69,6 @@ pub fn read_checkpoint(pipeline: &str, row: &Row, first: usize) -> Result<Option
     }
 }
 
-/// What is recorded of tables, as text. A list, because a table's name is no JSON key.
-pub fn write_tables(tables: &Records) -> Result<String> {
-    let records: Vec<&TableRecord> = tables.values().collect();
-    serde_json::to_string(&records)
-        .map_err(|error| Error::stop(Code::Internal, format!("record tables: {error}")))
-}
-
 fn parse_tables(pipeline: &str, json: &str) -> Result<Records> {
     let list: Vec<TableRecord> = serde_json::from_str(json).map_err(|_| damaged(pipeline))?;
     Ok(list.into_iter().map(|record| (record.schema.name.clone(), record)).collect())
@@ -89,16 +78,6 @@ fn damaged(pipeline: &str) -> Error {
     let message = format!(
         "the record of pipeline {pipeline} in {} cannot be read; restore the target, or run \
          `driftless teardown` and start again with an empty one",
-        sql::CHECKPOINT
-    );
-    Error::stop(Code::TargetLost, message)
-}
-
-/// The record that our claim made is gone.
-pub fn lost(pipeline: &str) -> Error {
-    let message = format!(
-        "the record of pipeline {pipeline} is gone from {}; restore the target, or run `driftless \
-         teardown` and start again with an empty one",
         sql::CHECKPOINT
     );
     Error::stop(Code::TargetLost, message)

@@ -5,18 +5,18 @@
 //! there, so that nothing is ever inserted with holes in it, is found out before, under a lock.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use super::MysqlTarget;
 use super::records::bytes;
-use crate::change::{Cell, Key, RowDelete, RowUpsert, TableBatch, Timestamp};
+use crate::change::{Cell, Key, RowDelete, RowUpsert, Timestamp};
 use crate::error::{Code, Error, Result};
 use crate::mysql::quote;
 use crate::mysql::sql::{self, TableSql};
 use crate::mysql::target_types::StoredColumn;
 use crate::mysql::target_values::{decode, encode, stored};
+use crate::part::TablePart;
 use crate::schema::{TableName, TableSchema};
 use crate::version::Version;
 
@@ -27,26 +27,6 @@ const STATEMENT_BYTES: usize = 1024 * 1024;
 /// The most keys of a statement that looks some up. MariaDB makes a temporary table of longer
 /// lists.
 const KEYS_MAX: usize = 500;
-
-/// What a batch, or a piece of it, does to one table.
-#[derive(Clone, Copy)]
-pub struct TablePart<'a> {
-    pub table: &'a Arc<TableSchema>,
-    pub truncated: Option<(Version, Timestamp)>,
-    pub deletes: &'a [RowDelete],
-    pub upserts: &'a [RowUpsert],
-}
-
-impl<'a> From<&'a TableBatch> for TablePart<'a> {
-    fn from(batch: &'a TableBatch) -> TablePart<'a> {
-        TablePart {
-            table: &batch.table,
-            truncated: batch.truncated,
-            deletes: &batch.deletes,
-            upserts: &batch.upserts,
-        }
-    }
-}
 
 /// What is known of a row that is there.
 struct Existing {

@@ -10,12 +10,13 @@ use std::collections::BTreeMap;
 use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
 
-use super::stage::{Staged, TablePart};
+use super::stage::Staged;
 use super::{Attempt, Failure, PostgresTarget, into_row, last_count, text};
-use crate::TableRecord;
 use crate::change::{Applied, Batch, Key};
 use crate::error::{Code, Error, Result};
+use crate::part::TablePart;
 use crate::postgres::{connect, quote, sql, types};
+use crate::records::{self, Records};
 use crate::schema::TableName;
 use crate::version::Version;
 
@@ -57,7 +58,7 @@ impl PostgresTarget {
     }
 
     async fn attempt(&mut self, batch: &Batch) -> Attempt<Applied> {
-        let tables = self.tables_after(batch)?;
+        let tables = records::after(&self.tables, batch)?;
         let mut places = Vec::with_capacity(batch.tables.len());
         for part in &batch.tables {
             let place = self.stage(&part.table).await?;
@@ -115,31 +116,11 @@ impl PostgresTarget {
         Ok(Applied::Done)
     }
 
-    /// What will be recorded of tables, if this batch changes it.
-    fn tables_after(&self, batch: &Batch) -> Result<Option<BTreeMap<TableName, TableRecord>>> {
-        if batch.status.is_empty() {
-            return Ok(None);
-        }
-        let mut tables = self.tables.clone();
-        for (name, status) in &batch.status {
-            let record = tables.get_mut(name).ok_or_else(|| {
-                let message = format!("the state of {name} changed before it was prepared");
-                Error::stop(Code::Internal, message)
-            })?;
-            record.status = status.clone();
-        }
-        Ok(Some(tables))
-    }
-
-    fn advance_checkpoint(
-        &self,
-        batch: &Batch,
-        tables: Option<&BTreeMap<TableName, TableRecord>>,
-    ) -> Result<String> {
+    fn advance_checkpoint(&self, batch: &Batch, tables: Option<&Records>) -> Result<String> {
         let checkpoint = &batch.checkpoint;
         let tables = match tables {
             Some(tables) => {
-                format!(", tables = {}", quote::literal(&super::claim::write_tables(tables)?))
+                format!(", tables = {}", quote::literal(&records::write(tables)?))
             }
             None => String::new(),
         };
@@ -166,7 +147,7 @@ impl PostgresTarget {
             return Err(super::claim::lost(pipeline).into());
         };
         if remembered.fence != fence {
-            return Err(super::claim::fenced(pipeline).into());
+            return Err(records::fenced(pipeline).into());
         }
         if remembered.checkpoint.as_ref() == Some(&batch.checkpoint) {
             self.tables = remembered.tables;

@@ -14,6 +14,7 @@ use super::{Attempt, PostgresTarget, text};
 use crate::change::Checkpoint;
 use crate::error::{Code, Error, Result};
 use crate::postgres::{connect, quote, sql, types};
+use crate::records;
 use crate::schema::TableName;
 use crate::version::Position;
 use crate::{Claim, Remembered, TableRecord};
@@ -102,7 +103,7 @@ impl PostgresTarget {
         let pipeline = &self.options.pipeline;
         let remembered = self.remembered().await?.ok_or_else(|| lost(pipeline))?;
         if remembered.fence != fence || remembered.instance != claim.instance {
-            return Err(fenced(pipeline));
+            return Err(records::fenced(pipeline));
         }
         // Our own earlier session may hold it until the server notices that it is gone.
         if !self.try_lock().await? {
@@ -120,7 +121,7 @@ impl PostgresTarget {
                 self.end_lock_holder().await?;
             }
             if !self.wait_for_lock().await? && !ours && !claim.take_over {
-                return Err(already_running(&self.options.pipeline));
+                return Err(records::already_running(&self.options.pipeline));
             }
         }
         self.in_transaction = true;
@@ -142,7 +143,7 @@ impl PostgresTarget {
         let remembered = self.remembered().await?.ok_or_else(|| lost(&self.options.pipeline))?;
         // Somebody may have claimed it between our commit and our look at it.
         if remembered.instance != claim.instance {
-            return Err(fenced(&self.options.pipeline));
+            return Err(records::fenced(&self.options.pipeline));
         }
         Ok(remembered)
     }
@@ -220,7 +221,7 @@ impl PostgresTarget {
             "UPDATE {} SET tables = {}, updated_at = clock_timestamp() \
              WHERE pipeline = {} AND fence = {}",
             sql::CHECKPOINT,
-            quote::literal(&write_tables(tables)?),
+            quote::literal(&records::write(tables)?),
             quote::literal(&self.options.pipeline),
             self.claimed()?
         ))
@@ -268,7 +269,7 @@ impl PostgresTarget {
         let begin = format!("{}; {record}", super::apply::BEGIN);
         let replies = self.client.simple_query(&begin).await?;
         if super::last_count(&replies) != 1 {
-            return Err(fenced(&self.options.pipeline).into());
+            return Err(records::fenced(&self.options.pipeline).into());
         }
         let mut rest = changes.join("; ");
         rest += if changes.is_empty() { "COMMIT" } else { "; COMMIT" };
@@ -302,7 +303,7 @@ impl PostgresTarget {
     /// that only seems dead finds its record gone and commits nothing more.
     async fn forget_unclaimed(&mut self, changes: &[String]) -> Result<()> {
         if !self.wait_for_lock().await? {
-            return Err(already_running(&self.options.pipeline));
+            return Err(records::already_running(&self.options.pipeline));
         }
         self.in_transaction = true;
         let forget = format!("{}; {}; COMMIT", super::apply::BEGIN, changes.join("; "));
@@ -316,15 +317,6 @@ impl PostgresTarget {
     }
 }
 
-/// Another instance holds the lock and is therefore alive.
-fn already_running(pipeline: &str) -> Error {
-    let message = format!(
-        "another instance is running pipeline {pipeline}; stop it, or type `driftless run \
-         --take-over` to take the pipeline away from it"
-    );
-    Error::stop(Code::AlreadyRunning, message)
-}
-
 /// The number of a pipeline's advisory lock. Every release must agree on it.
 pub fn lock_number(pipeline: &str) -> i64 {
     let name = format!("driftless target {pipeline}");
@@ -336,28 +328,7 @@ pub fn lock_number(pipeline: &str) -> i64 {
     hash as i64
 }
 
-/// What is recorded of tables, as text. A list, because a table's name is no JSON key.
-pub fn write_tables(tables: &BTreeMap<TableName, TableRecord>) -> Result<String> {
-    let records: Vec<&TableRecord> = tables.values().collect();
-    serde_json::to_string(&records)
-        .map_err(|error| Error::stop(Code::Internal, format!("record tables: {error}")))
-}
-
-/// Another writer has raised the fence.
-pub fn fenced(pipeline: &str) -> Error {
-    let message = format!(
-        "another instance has taken pipeline {pipeline} over; stop it before this one is started \
-         again"
-    );
-    Error::stop(Code::Fenced, message)
-}
-
 /// The record that our claim made is gone.
 pub fn lost(pipeline: &str) -> Error {
-    let message = format!(
-        "the record of pipeline {pipeline} is gone from {}; restore the target, or run `driftless \
-         teardown` and start again with an empty one",
-        sql::CHECKPOINT
-    );
-    Error::stop(Code::TargetLost, message)
+    records::lost(pipeline, sql::CHECKPOINT)
 }

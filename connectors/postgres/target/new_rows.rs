@@ -11,9 +11,10 @@ use futures_util::SinkExt;
 use tokio_postgres::Statement;
 
 use super::apply::is_about_data;
-use super::stage::{PIECE_BYTES, TablePart, encode_rank, new_piece, take};
+use super::stage::{PIECE_BYTES, encode_rank, new_piece, take};
 use super::{Attempt, PostgresTarget};
 use crate::change::RowUpsert;
+use crate::part::TablePart;
 use crate::postgres::copy;
 
 /// For fewer rows the savepoint costs more than the staging table. All tests go this way.

@@ -6,10 +6,10 @@
 //! be refused only together.
 
 use super::apply::{BEGIN, is_about_data};
-use super::stage::TablePart;
 use super::{Attempt, Failure, PostgresTarget};
 use crate::change::{Batch, Key, TableBatch};
 use crate::error::{Code, Error, Result};
+use crate::part::{TablePart, row_at};
 use crate::postgres::connect::{self, ServerError};
 use crate::version::Version;
 
@@ -95,13 +95,7 @@ impl PostgresTarget {
         end: usize,
         floor: Version,
     ) -> Attempt<()> {
-        let deletes = table.deletes.len();
-        let part = TablePart {
-            table: &table.table,
-            truncated: table.truncated.filter(|_| start == 0),
-            deletes: &table.deletes[start.min(deletes)..end.min(deletes)],
-            upserts: &table.upserts[start.saturating_sub(deletes)..end.saturating_sub(deletes)],
-        };
+        let part = TablePart::of_rows(table, start, end);
         let place = self.stage(part.table).await?;
         let staged = self.fill(place, &part, true).await?;
         let mut statements = Vec::new();
@@ -110,13 +104,6 @@ impl PostgresTarget {
         statements.push(format!("DELETE FROM {}", self.stages[place].name));
         self.client.batch_execute(&statements.join("; ")).await?;
         Ok(())
-    }
-}
-
-fn row_at(table: &TableBatch, index: usize) -> Option<(&Key, Version)> {
-    match index.checked_sub(table.deletes.len()) {
-        None => table.deletes.get(index).map(|row| (&row.key, row.version)),
-        Some(index) => table.upserts.get(index).map(|row| (&row.key, row.version)),
     }
 }
 

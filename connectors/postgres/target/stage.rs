@@ -15,7 +15,8 @@ use tokio_postgres::Statement;
 
 use super::new_rows::NewRows;
 use super::{Attempt, PostgresTarget};
-use crate::change::{Cell, Key, Row, RowDelete, RowUpsert, TableBatch, Timestamp};
+use crate::change::{Cell, Key, Row, RowDelete, RowUpsert, Timestamp};
+use crate::part::TablePart;
 use crate::postgres::{copy, sql, types};
 use crate::schema::TableSchema;
 use crate::version::Version;
@@ -31,26 +32,6 @@ pub struct Stage {
     copy: Statement,
     /// How rows that are not there yet get past the staging table.
     pub new_rows: NewRows,
-}
-
-/// What a batch, or a piece of it, does to one table.
-#[derive(Clone, Copy)]
-pub struct TablePart<'a> {
-    pub table: &'a Arc<TableSchema>,
-    pub truncated: Option<(Version, Timestamp)>,
-    pub deletes: &'a [RowDelete],
-    pub upserts: &'a [RowUpsert],
-}
-
-impl<'a> From<&'a TableBatch> for TablePart<'a> {
-    fn from(batch: &'a TableBatch) -> TablePart<'a> {
-        TablePart {
-            table: &batch.table,
-            truncated: batch.truncated,
-            deletes: &batch.deletes,
-            upserts: &batch.upserts,
-        }
-    }
 }
 
 /// What was staged: whether there are complete rows, and the absent columns of each other kind.
