@@ -39,13 +39,14 @@ impl NewRows {
 
     fn is_worth_a_try(&mut self, part: &TablePart<'_>) -> bool {
         let only_rows = part.truncated.is_none() && part.deletes.is_empty();
-        let whole = |upsert: &RowUpsert| !upsert.row.has_absent();
-        if !only_rows || part.upserts.len() < ROWS_MIN || !part.upserts.iter().all(whole) {
+        if !only_rows || part.upserts.len() < ROWS_MIN {
             return false;
         }
-        let rested = self.resting == 0;
-        self.resting = self.resting.saturating_sub(1);
-        rested
+        if self.resting > 0 {
+            self.resting -= 1;
+            return false;
+        }
+        part.upserts.iter().all(|upsert| !upsert.row.has_absent())
     }
 
     fn learn(&mut self, were_new: bool) {
