@@ -102,6 +102,12 @@ impl Labels {
         self.labels.len()
     }
 
+    /// Whether one of them is ''.
+    #[must_use]
+    pub fn has_empty(&self) -> bool {
+        self.labels.iter().any(String::is_empty)
+    }
+
     /// The label of this number, from 0.
     ///
     /// # Errors

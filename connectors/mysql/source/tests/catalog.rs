@@ -73,6 +73,16 @@ async fn json_of_mariadb_is_a_text_that_is_checked() {
 }
 
 #[tokio::test]
+async fn a_key_whose_label_reads_like_no_label_is_refused() {
+    for kind in ["enum('','a')", "set('a','')"] {
+        let sql = format!("CREATE TABLE t (k {kind} NOT NULL PRIMARY KEY, v {kind})");
+        check_refused(&sql, Code::SourceSettings, "rename the label").await;
+    }
+    let sql = "CREATE TABLE t (k enum('a') NOT NULL PRIMARY KEY, v enum('','a'))";
+    assert_eq!(Fixture::new(sql).await.tables().await.len(), 1);
+}
+
+#[tokio::test]
 async fn without_a_primary_key_the_first_unique_one_without_null_serves() {
     let sql = "CREATE TABLE t (a int NOT NULL, b int NOT NULL, c int, UNIQUE z (a), \
                UNIQUE y (b, a), UNIQUE x (c))";
