@@ -30,8 +30,8 @@ soak: servers ## a full minute of a bench and the shop, killed 30 times, for eve
 	@WORKLOAD_SECONDS=60 WORKLOAD_SCALE=10 WORKLOAD_KILLS=30 \
 		scripts/run-tests --release --profile soak workload
 
-bench: servers ## measure against the databases' own replication
-	@scripts/bench
+bench: servers ## measure against the databases' own replication; ARGS=--help tells what can be chosen
+	@scripts/bench $(ARGS)
 
 fmt: ## format the code
 	@cargo fmt --all
