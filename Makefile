@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-more soak bench fmt lint servers
+.PHONY: help demo test test-more soak bench instructions fmt lint servers
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ soak: servers ## a full minute of a bench and the shop, killed 30 times, for eve
 
 bench: servers ## measure against the databases' own replication; ARGS=--help tells what can be chosen
 	@scripts/bench $(ARGS)
+
+instructions: ## count the instructions a row of decoding, merging and encoding
+	@scripts/instructions
 
 fmt: ## format the code
 	@cargo fmt --all
