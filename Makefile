@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .PHONY: help demo test test-more soak bench instructions fmt lint servers
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 servers: ## make sure that the database servers which the tests start are installed
 	@scripts/servers
@@ -30,7 +30,7 @@ soak: servers ## a full minute of a bench and the shop, killed 30 times, for eve
 	@WORKLOAD_SECONDS=60 WORKLOAD_SCALE=10 WORKLOAD_KILLS=30 \
 		scripts/run-tests --release --profile soak workload
 
-bench: servers ## measure against the databases' own replication; ARGS=--help tells what can be chosen
+bench: servers ## measure against the databases' own replication; ARGS=--help says what to choose
 	@scripts/bench $(ARGS)
 
 instructions: ## count the instructions a row of decoding, merging and encoding
