@@ -1,5 +1,6 @@
 //! PostgreSQL, as source and as target.
 
+mod binary;
 mod catalog;
 mod check;
 mod chunk;
