@@ -92,8 +92,21 @@ pub enum Next {
 pub struct Over {
     /// From where to go on.
     pub at: Lsn,
-    /// Why the server refuses it; `None` when it is not worth while any more.
-    pub refused: Option<String>,
+    /// Why, and on which connection.
+    pub end: End,
+}
+
+/// Why a bulk read is over.
+pub enum End {
+    /// It is not worth while any more.
+    NotWorthWhile(Rest),
+    /// The server refuses it, for this reason. The session is of no use any more: up to version 14
+    /// the plug-in remembers, after an error, of which tables it has spoken, and is silent of them.
+    Refused(String),
+}
+
+/// What is left of a bulk read.
+pub struct Rest {
     wire: Wire,
     copy: String,
 }
@@ -130,23 +143,24 @@ impl Bulk {
     /// # Errors
     /// A gap, what the server says, silence (transient), or a broken connection.
     pub async fn open(mut wire: Wire, task: &Task<'_>) -> Result<Opened> {
-        let backend_pid = connect::within(task.config, wire.ask("SELECT pg_backend_pid()")).await?;
-        let backend_pid: i32 = cell(&answer(backend_pid)?, 0)?;
+        let backend = answer(connect::within(task.config, wire.ask(sql::BACKEND)).await?)?;
+        let (backend_pid, version): (i32, i32) = (cell(&backend, 0)?, cell(&backend, 1)?);
         let mut patience = Patience::new(task.config.clone(), backend_pid);
         let name = format!("driftless_bulk_{backend_pid}");
-        let over = |wire, refused| {
-            Ok(Opened::Over(Over { at: task.from, refused, wire, copy: name.clone() }))
-        };
+        let over = |end| Ok(Opened::Over(Over { at: task.from, end }));
+        if is_too_old(version) {
+            return over(End::Refused("it needs 14.8, 15.3 or newer".into()));
+        }
         let copied = patience.wait(wire.ask(&sql::copy_slot(task.slot, &name))).await??;
         if let Err(error) = copied {
             return match is_refusal(&error) {
-                true => over(wire, Some(error.text())),
+                true => over(End::Refused(error.text())),
                 false => Err(gap::failure(READING_IN_BULK, &error, &gap::AT_THE_SLOT)),
             };
         }
         let place = patience.wait(place(&mut wire, &name)).await??;
         if (Place { confirmed: task.from, ..place }).next_call(task.above).is_none() {
-            return over(wire, None);
+            return over(End::NotWorthWhile(Rest { wire, copy: name }));
         }
         // As START_REPLICATION does with a position ahead of the slot's.
         let moved = patience.wait(wire.ask(&sql::move_slot(&name, task.from))).await??;
@@ -237,8 +251,8 @@ impl Bulk {
         }
         self.received = at;
         if !calling {
-            let copy = self.copy.name.clone();
-            return Ok(Next::Over(Over { at, refused: None, wire, copy }));
+            let rest = Rest { wire, copy: self.copy.name.clone() };
+            return Ok(Next::Over(Over { at, end: End::NotWorthWhile(rest) }));
         }
         (self.wire, self.expected, self.failed) = (Some(wire), Expected::Header, None);
         Ok(Next::Reached(at))
@@ -255,15 +269,14 @@ impl Bulk {
             (None, _) => Err(wire::broken_protocol("rows without an end")),
             // After a row, only the session's next life knows how to go on.
             (Some(error), Expected::Header) if is_refusal(&error) => {
-                let (copy, refused) = (self.copy.name.clone(), Some(error.text()));
-                Ok(Some(Over { at: self.received, refused, wire, copy }))
+                Ok(Some(Over { at: self.received, end: End::Refused(error.text()) }))
             }
             (Some(error), _) => Err(failure(&error)),
         }
     }
 }
 
-impl Over {
+impl Rest {
     /// The connection, with nothing left of the bulk read. Not cancel-safe.
     ///
     /// # Errors
@@ -312,6 +325,11 @@ fn cell<T: std::str::FromStr>(rows: &Rows, column: usize) -> Result<T> {
     cell.ok_or_else(|| wire::broken_protocol("no answer to a question about a slot"))
 }
 
+/// Up to these versions a session can start the plug-in only about ten times.
+fn is_too_old(version: i32) -> bool {
+    version < 140_008 || (150_000..150_003).contains(&version)
+}
+
 /// Whether it is something that streaming does not need: a privilege for a function, another slot,
 /// room for temporary files, the functions themselves.
 fn is_refusal(error: &ServerError) -> bool {
@@ -330,6 +348,15 @@ fn nothing_there() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_runs_out_of_room_for_the_plug_in_is_streamed() {
+        let old: Vec<i32> = [140_007, 140_008, 149_999, 150_002, 150_003, 160_000]
+            .into_iter()
+            .filter(|version| is_too_old(*version))
+            .collect();
+        assert_eq!(old, [140_007, 150_002]);
+    }
 
     #[test]
     fn a_call_takes_a_bounded_piece_but_at_least_what_is_read_again() {

@@ -255,7 +255,7 @@ async fn s24_source_restored_from_an_older_backup(pair: Pair) {
 
 /// More than the server decodes in memory, and a part of it is taken back.
 async fn s84_killed_while_a_huge_transaction_is_under_way(pair: Pair) {
-    let world = World::new(pair, "CREATE TABLE t (id int PRIMARY KEY, v text)").await;
+    let mut world = World::new(pair, "CREATE TABLE t (id int PRIMARY KEY, v text)").await;
     let mut daemon = world.run(&[]);
     world.arrival(&mut daemon).await;
     let huge = session(&world.from).await;

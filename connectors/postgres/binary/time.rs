@@ -183,7 +183,10 @@ fn clock(text: &[u8]) -> Option<(i64, &[u8])> {
             return None;
         }
         for place in 0..6 {
-            let value = if place < places { digit(fraction[place])? } else { 0 };
+            let value = match fraction[..places].get(place) {
+                Some(&byte) => digit(byte)?,
+                None => 0,
+            };
             micros = micros * 10 + i64::from(value);
         }
         rest = &fraction[places..];
