@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::lsn::{Bookmark, LogIdentity, Lsn};
 use super::binary::Encoding;
+use super::lsn::{Bookmark, LogIdentity, Lsn};
 use super::pgoutput;
 use super::target::{Form, RowWriter};
 use super::transaction::{Builder, Relation, Shape};
