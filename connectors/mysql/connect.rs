@@ -7,8 +7,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt as _, stream};
 use mysql_async::prelude::{Protocol, Queryable};
 use mysql_async::{Conn, Opts, OptsBuilder, QueryResult, Row};
+use tokio::sync::mpsc;
 
 use super::config::{Config, Host};
 use super::failure::error;
@@ -243,6 +245,25 @@ impl Session {
     pub async fn execute(&mut self, doing: &str, sql: &str) -> Result<u64> {
         self.query(doing, sql).await?;
         Ok(self.connection.affected_rows())
+    }
+
+    /// Runs a `LOAD DATA LOCAL` that reads these pieces, one after the other; returns how many rows it
+    /// changed. A server may refuse it without reading them.
+    ///
+    /// # Errors
+    /// As `query`.
+    pub async fn load(
+        &mut self,
+        doing: &str,
+        sql: &str,
+        pieces: mpsc::Receiver<Vec<u8>>,
+    ) -> Result<u64> {
+        let file = stream::unfold(pieces, |mut pieces| async move {
+            let piece = pieces.recv().await?;
+            Some((Ok(piece.into()), pieces))
+        });
+        self.connection.set_infile_handler(async move { Ok(file.boxed()) });
+        self.execute(doing, sql).await
     }
 
     /// How many warnings the last statement has left.

@@ -28,6 +28,7 @@ mod selected;
 mod shapes;
 mod source;
 mod source_sql;
+mod spelling;
 mod sql;
 mod stream;
 mod subscribe;

@@ -3,8 +3,6 @@
 //! Surprise: texts are written in hexadecimal. What a backslash or a quote means in a string
 //! depends on the session's `sql_mode`; hexadecimal digits mean the same in all of them.
 
-use std::fmt::Write as _;
-
 use crate::schema::TableName;
 
 /// A name as an identifier: `` `my table` ``.
@@ -37,7 +35,9 @@ pub fn bytes(bytes: &[u8]) -> String {
     let mut quoted = String::with_capacity(bytes.len() * 2 + 3);
     quoted.push_str("X'");
     for byte in bytes {
-        let _ = write!(quoted, "{byte:02X}");
+        for digit in [byte >> 4, byte & 15] {
+            quoted.push(char::from(b"0123456789ABCDEF"[usize::from(digit)]));
+        }
     }
     quoted.push('\'');
     quoted

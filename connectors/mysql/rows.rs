@@ -428,7 +428,12 @@ fn padded<const N: usize>(bytes: &[u8]) -> Decoded<[u8; N]> {
 }
 
 fn push_uuid(bytes: [u8; 16], out: &mut Vec<u8>) {
-    let _ = write(out, super::gtid::Uuid { bytes, tag: String::new() });
+    for (number, part) in [0..4, 4..6, 6..8, 8..10, 10..16].into_iter().enumerate() {
+        if number > 0 {
+            out.push(b'-');
+        }
+        text::push_hexadecimal(&bytes[part], out);
+    }
 }
 
 /// As the server prints it: the first of the longest runs of zeros is left out, also a single one,

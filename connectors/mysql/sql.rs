@@ -11,8 +11,8 @@ mod tests;
 use std::fmt::Write as _;
 
 use super::quote;
+use super::spelling::push_text;
 use super::target_types::{StoredColumn, collation};
-use super::target_values::push_text;
 use crate::calendar::utc_text;
 use crate::change::{Checkpoint, Timestamp};
 use crate::schema::{Engine, TableSchema};
@@ -31,6 +31,8 @@ pub const DELETED: &str = "_cdc_deleted";
 
 /// What MySQL calls the row that would have been inserted.
 const NEW: &str = "_cdc_new";
+/// How a file of rows is written, whatever the `sql_mode`.
+const LOADED: &str = "FIELDS TERMINATED BY X'09' ESCAPED BY X'5C' LINES TERMINATED BY X'0A'";
 const OPTIONS: &str = "ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE";
 
 /// Creates our own tables.
@@ -310,6 +312,25 @@ impl TableSql<'_> {
             head: format!("INSERT INTO {} ({}) VALUES ", self.quoted(), names.join(", ")),
             tail: format!("{alias} ON DUPLICATE KEY UPDATE {}", sets.join(", ")),
         }
+    }
+
+    /// Reads rows that are not there yet from a file of the client's, which has the columns, then
+    /// `UPDATED_AT`, the deletion mark with soft deletes, and `VERSION`. Rows that are there are left
+    /// as they are.
+    #[must_use]
+    pub fn load(&self) -> String {
+        let mut names: Vec<String> =
+            (0..self.columns.len()).map(|index| self.column(index)).collect();
+        names.push(format!("`{UPDATED_AT}`"));
+        if self.soft_deletes {
+            names.push(format!("`{DELETED}`"));
+        }
+        names.push(format!("`{VERSION}`"));
+        format!(
+            "LOAD DATA LOCAL INFILE 'rows' IGNORE INTO TABLE {} CHARACTER SET binary {LOADED} ({})",
+            self.quoted(),
+            names.join(", ")
+        )
     }
 
     /// The rows of these keys that exist, locked: their keys, versions and deletion marks.

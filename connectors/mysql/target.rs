@@ -2,7 +2,7 @@
 //! by the engine's applier through the `Target` contract; `sql.rs` writes the statements,
 //! `target_types.rs` and `target_values.rs` say what becomes of columns and values, and the files
 //! of this folder run it all: `names` (what tables are called), `records` and `claim` (what is
-//! remembered, who writes), `shape` and `prepare` (tables), `rows`, `apply` and `poison`
+//! remembered, who writes), `shape` and `prepare` (tables), `rows`, `new_rows`, `apply` and `poison`
 //! (batches), `read` (rows and keys), `grants` and `check`.
 //!
 //! Surprise: a future that is dropped half-way leaves a session that nobody can go on with, so
@@ -14,6 +14,7 @@ mod check;
 mod claim;
 mod grants;
 mod names;
+mod new_rows;
 mod poison;
 mod prepare;
 mod read;
@@ -23,6 +24,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -37,6 +39,7 @@ use super::target_types::{StoredColumn, stored_columns};
 use super::target_values;
 use crate::change::{Applied, Batch, Cell, Key, Row};
 use crate::error::{Code, Error, Result};
+use crate::new_rows::NewRows;
 use crate::records::Records;
 use crate::schema::{Engine, TableName, TableSchema};
 use crate::version::Version;
@@ -63,6 +66,8 @@ pub struct MysqlTarget {
     /// What `_cdc_checkpoint` says of tables, as of our last commit.
     tables: Records,
     tombstones: apply::Tombstones,
+    /// Which tables are worth an attempt to load rows as new ones.
+    new_rows: HashMap<TableName, NewRows>,
     /// Whether a transaction may be open.
     in_transaction: bool,
     /// Whether a batch may have been committed without our knowing. Only a claim tells.
@@ -87,6 +92,7 @@ pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<MysqlTar
         lock_held: false,
         tables: Records::new(),
         tombstones: apply::Tombstones::unknown(),
+        new_rows: HashMap::new(),
         in_transaction: false,
         unknown_commit: false,
     })

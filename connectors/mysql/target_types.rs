@@ -26,7 +26,8 @@
 
 use super::charset::Charset;
 use super::quote;
-use super::target_values::{Form, push_text};
+use super::spelling::push_text;
+use super::target_values::Form;
 use super::types::{Labels, MysqlType};
 use crate::schema::{Column, ColumnType, Engine, TableSchema};
 

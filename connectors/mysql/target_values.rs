@@ -1,14 +1,13 @@
-//! Values on their way into a MySQL or MariaDB target and back: canonical text to literals, and what
-//! the server gives back to canonical text. Pure. `target_types.rs` says which column has which
-//! form.
+//! Values on their way into a MySQL or MariaDB target and back: canonical text to what the server
+//! reads, and what it gives back to canonical text. Pure. `target_types.rs` says which column has which
+//! form, `spelling.rs` how it is spelled.
 //!
 //! Surprise: every value is looked at here, because even in its strict mode the server cuts digits
 //! off a decimal, blanks off a text, and microseconds off a time, without an error.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
-use super::quote;
+use super::spelling::Spelling;
 use crate::float;
 
 /// How values of a column are written and read.
@@ -49,74 +48,54 @@ pub enum Form {
     Instant(u8),
 }
 
-/// Appends a text as a literal: in quotes where no `sql_mode` changes what it means, otherwise in
-/// hexadecimal.
-pub fn push_text(out: &mut String, text: &str) {
-    if text.contains(['\\', '\0', '\u{1a}']) {
-        out.push_str(&quote::literal(text));
-        return;
-    }
-    out.push('\'');
-    for (number, part) in text.split('\'').enumerate() {
-        if number > 0 {
-            out.push_str("''");
-        }
-        out.push_str(part);
-    }
-    out.push('\'');
-}
-
-/// Appends a value of canonical text as a literal; the error says what is wrong with it, without
-/// it.
+/// Spells a value of canonical text; the error says what is wrong with it, without it.
 ///
 /// # Errors
 /// A value that the column cannot hold exactly.
-pub fn encode(form: Form, value: &[u8], out: &mut String) -> Result<(), &'static str> {
+pub fn encode(form: Form, value: &[u8], out: &mut impl Spelling) -> Result<(), &'static str> {
     let text = std::str::from_utf8(value).map_err(|_| "a text is not valid UTF-8")?;
     match form {
-        Form::Bool => out.push_str(match text {
+        Form::Bool => out.number(match text {
             "t" => "1",
             "f" => "0",
             _ => return Err("a boolean is neither t nor f"),
         }),
         Form::Integer => match text.parse::<i128>() {
-            Ok(_) => out.push_str(text),
+            Ok(_) => out.number(text),
             Err(_) => return Err("an integer is not one"),
         },
         Form::Year => match text.parse::<u16>() {
             // Small numbers would be taken for years of this century.
-            Ok(0 | 1901..=2155) => out.push_str(text),
+            Ok(0 | 1901..=2155) => out.number(text),
             _ => return Err("a year is not one from 1901 to 2155"),
         },
         Form::Single | Form::Double => push_float(form, text, out)?,
         Form::Decimal { precision, scale } => {
-            out.push_str(&decimal(text, precision, scale).ok_or(NO_DECIMAL)?);
+            out.number(&decimal(text, precision, scale).ok_or(NO_DECIMAL)?);
         }
         Form::Bits(count) => match u64::from_str_radix(text, 2) {
-            Ok(bits) if text.len() == usize::from(count) => {
-                let _ = write!(out, "{bits}");
-            }
+            Ok(bits) if text.len() == usize::from(count) => out.number(&bits.to_string()),
             _ => return Err("a bit string is not of the column's length"),
         },
         Form::Text(limit) => {
             if limit.is_some_and(|limit| text.chars().count() > limit as usize) {
                 return Err("a text is longer than the target's column");
             }
-            push_text(out, text);
+            out.text(text);
         }
         Form::Bytes(limit) => {
             let digits = hex_digits(text)?;
             if limit.is_some_and(|limit| digits.len() / 2 > limit as usize) {
                 return Err("a byte string is longer than the target's column");
             }
-            let _ = write!(out, "X'{digits}'");
+            out.hexadecimal(digits);
         }
         Form::FixedBytes(count) => {
             let digits = hex_digits(text)?;
             if digits.len() / 2 != count as usize {
                 return Err("a byte string is not of the column's length");
             }
-            let _ = write!(out, "X'{digits}'");
+            out.hexadecimal(digits);
         }
         Form::Date | Form::Time(_) | Form::DateTime(_) | Form::Instant(_) => {
             push_time(form, text, out)?;
@@ -130,17 +109,19 @@ const NO_DATE: &str = "a date or time is not from the years 1 to 9999";
 const NO_TIME: &str = "a time has more digits than the target's column";
 
 /// Digits enough to give the same number back, whatever the server makes of shorter ones.
-fn push_float(form: Form, text: &str, out: &mut String) -> Result<(), &'static str> {
+fn push_float(form: Form, text: &str, out: &mut impl Spelling) -> Result<(), &'static str> {
     const WRONG: &str = "a float is NaN, infinite or none";
     let value = match form {
-        // A single is spelled as the double that it is exactly, so that it is rounded once.
         Form::Single => f64::from(text.parse::<f32>().map_err(|_| WRONG)?),
         _ => text.parse::<f64>().map_err(|_| WRONG)?,
     };
-    if !value.is_finite() {
-        return Err(WRONG);
+    let value = unsigned_zero(value);
+    match form {
+        _ if !value.is_finite() => return Err(WRONG),
+        // A single is spelled as the double that it is exactly, so that it is rounded once.
+        Form::Single => out.number(&format!("{value:e}")),
+        _ => out.double(value, text),
     }
-    let _ = write!(out, "{:e}", unsigned_zero(value));
     Ok(())
 }
 
@@ -196,7 +177,7 @@ fn hex_digits(text: &str) -> Result<&str, &'static str> {
 }
 
 /// Dates and times. The server itself refuses a 31st of February.
-fn push_time(form: Form, text: &str, out: &mut String) -> Result<(), &'static str> {
+fn push_time(form: Form, text: &str, out: &mut impl Spelling) -> Result<(), &'static str> {
     let (date, time, digits) = match form {
         Form::Date => (Some(text), None, 0),
         Form::Time(digits) => (None, Some(text), digits),
@@ -226,8 +207,7 @@ fn push_time(form: Form, text: &str, out: &mut String) -> Result<(), &'static st
             return Err(NO_TIME);
         }
     }
-    let written = text.strip_suffix("+00").unwrap_or(text);
-    let _ = write!(out, "'{written}'");
+    out.time(text.strip_suffix("+00").unwrap_or(text));
     Ok(())
 }
 
@@ -313,13 +293,8 @@ fn bits(value: &[u8], count: u8) -> Option<String> {
 }
 
 fn hex(bytes: &[u8]) -> Vec<u8> {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = Vec::with_capacity(2 + bytes.len() * 2);
-    text.extend_from_slice(b"\\x");
-    for byte in bytes {
-        text.push(DIGITS[usize::from(byte >> 4)]);
-        text.push(DIGITS[usize::from(byte & 15)]);
-    }
+    super::text::push_bytes(bytes, 0, &mut text);
     text
 }
 

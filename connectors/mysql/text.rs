@@ -31,15 +31,19 @@ pub fn push_padded(number: u64, digits_min: usize, out: &mut Vec<u8>) {
 
 /// Appends bytes as `\x` and hexadecimal digits, with zeros behind them up to this many bytes.
 pub fn push_bytes(bytes: &[u8], length_min: usize, out: &mut Vec<u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let padding = length_min.saturating_sub(bytes.len());
     out.reserve(2 + 2 * (bytes.len() + padding));
     out.extend_from_slice(b"\\x");
-    for byte in bytes {
-        out.push(DIGITS[usize::from(byte >> 4)]);
-        out.push(DIGITS[usize::from(byte & 15)]);
-    }
+    push_hexadecimal(bytes, out);
     out.extend(std::iter::repeat_n(b'0', 2 * padding));
+}
+
+/// Appends bytes as hexadecimal digits.
+pub fn push_hexadecimal(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
 }
 
 /// Appends so many low bits of a number.

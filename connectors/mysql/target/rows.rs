@@ -12,6 +12,7 @@ use super::MysqlTarget;
 use super::records::bytes;
 use crate::change::{Cell, Key, RowDelete, RowUpsert, Timestamp};
 use crate::error::{Code, Error, Result};
+use crate::key_order::by_key;
 use crate::mysql::quote;
 use crate::mysql::sql::{self, TableSql};
 use crate::mysql::target_types::StoredColumn;
@@ -55,6 +56,9 @@ impl MysqlTarget {
         let name = self.naming.target_name(&part.table.name);
         let columns = self.stored_columns(part.table);
         let table = self.sql(part.table, &name, &columns);
+        if !check_tombstones && self.load_new(&table, part).await? {
+            return Ok(Vec::new());
+        }
         if let Some((truncation, updated_at)) = part.truncated {
             let doing = format!("truncate target table {name}");
             self.session.execute(&doing, &table.truncate(truncation, updated_at)).await?;
@@ -76,7 +80,9 @@ impl MysqlTarget {
         let (partial, complete): (Vec<&RowUpsert>, Vec<&RowUpsert>) =
             upserts.into_iter().partition(|upsert| upsert.row.has_absent());
         let all: Vec<usize> = (0..columns.len()).collect();
-        self.write_rows(&table, &all, complete.into_iter().map(|u| written(u, &all))).await?;
+        let order = by_key(part.table, complete.iter().map(|upsert| &upsert.key));
+        let rows = order.into_iter().map(|at| written(complete[at], &all));
+        self.write_rows(&table, &all, rows).await?;
         self.write_partial(&table, &partial).await
     }
 

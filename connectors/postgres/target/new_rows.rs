@@ -1,9 +1,8 @@
 //! The short way for rows that the target does not have yet: copied into the table itself, without
 //! a staging table and without a comparison. Used by `apply.rs`.
 //!
-//! Surprise: nobody knows beforehand whether the rows are new. It is tried under a savepoint, and
-//! the unique key says no at the first row that is there. A table that says no is asked again
-//! only after a while, which gets longer each time.
+//! Surprise: it is tried under a savepoint, and the unique key says no at the first row that is
+//! there. `crate::new_rows` decides when to try.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,50 +16,26 @@ use super::copying::Copying;
 use super::row_writer::{NoBinary, RowWriter};
 use super::{Attempt, Failure, PostgresTarget};
 use crate::change::RowUpsert;
+use crate::new_rows::NewRows;
 use crate::part::TablePart;
 use crate::schema::TableSchema;
 
 /// The columns that follow the row's own: its version and its commit time.
 const OWN_COLUMNS: usize = 2;
 
-/// For fewer rows the savepoint costs more than the staging table. All tests go this way.
-const ROWS_MIN: usize = if cfg!(test) { 1 } else { 100 };
-/// The longest time that a table is not asked, in batches.
-const REST_MAX: u32 = 63;
-
-/// Whether the rows of a table are worth the try.
-pub struct NewRows {
+/// What a session knows of writing the new rows of a table.
+pub struct CopyNew {
+    worth: NewRows,
     /// Prepared at the first try: inside its transaction, where no lock is waited for too long.
     copying: Option<Arc<Copying>>,
     /// Whether rows may be written in binary.
     binary: bool,
-    /// So many batches go the long way before the next try.
-    resting: u32,
-    /// How many that were the last time.
-    rest: u32,
 }
 
-impl NewRows {
+impl CopyNew {
     /// Worth a try at once.
-    pub fn new(binary: bool) -> NewRows {
-        NewRows { copying: None, binary, resting: 0, rest: 0 }
-    }
-
-    fn is_worth_a_try(&mut self, part: &TablePart<'_>) -> bool {
-        let only_rows = part.truncated.is_none() && part.deletes.is_empty();
-        if !only_rows || part.upserts.len() < ROWS_MIN {
-            return false;
-        }
-        if self.resting > 0 {
-            self.resting -= 1;
-            return false;
-        }
-        part.upserts.iter().all(|upsert| !upsert.row.has_absent())
-    }
-
-    fn learn(&mut self, were_new: bool) {
-        self.rest = if were_new { 0 } else { (2 * self.rest + 1).min(REST_MAX) };
-        self.resting = self.rest;
+    pub fn new(binary: bool) -> CopyNew {
+        CopyNew { worth: NewRows::default(), copying: None, binary }
     }
 }
 
@@ -68,7 +43,7 @@ impl PostgresTarget {
     /// Copies the rows of a part into their table if all of them are new; says whether they were.
     /// Only for rows that no tombstone can outrank.
     pub(super) async fn copy_new(&mut self, place: usize, part: &TablePart<'_>) -> Attempt<bool> {
-        if !self.stages[place].new_rows.is_worth_a_try(part) {
+        if !self.stages[place].new_rows.worth.is_worth_a_try(part) {
             return Ok(false);
         }
         let copying = self.prepare_new(place, part.table).await?;
@@ -82,12 +57,12 @@ impl PostgresTarget {
             }
             Err(failure) => return Err(failure),
         };
-        self.stages[place].new_rows.learn(were_new);
+        self.stages[place].new_rows.worth.learn(were_new);
         Ok(were_new)
     }
 
     async fn prepare_new(&mut self, place: usize, table: &TableSchema) -> Attempt<Arc<Copying>> {
-        let NewRows { copying, binary, .. } = &self.stages[place].new_rows;
+        let CopyNew { copying, binary, .. } = &self.stages[place].new_rows;
         if let Some(copying) = copying {
             return Ok(copying.clone());
         }

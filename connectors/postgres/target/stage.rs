@@ -11,11 +11,11 @@ use std::sync::Arc;
 use futures_util::SinkExt;
 
 use super::copying::Copying;
-use super::new_rows::NewRows;
-use super::order::by_key;
+use super::new_rows::CopyNew;
 use super::row_writer::{NoBinary, RowWriter};
 use super::{Attempt, Failure, PostgresTarget};
 use crate::change::{Cell, Row, RowDelete, RowUpsert};
+use crate::key_order::by_key;
 use crate::part::TablePart;
 use crate::postgres::sql;
 use crate::schema::TableSchema;
@@ -30,7 +30,7 @@ pub struct Stage {
     pub name: String,
     copying: Copying,
     /// How rows that are not there yet get past the staging table.
-    pub new_rows: NewRows,
+    pub new_rows: CopyNew,
 }
 
 #[cfg(test)]
@@ -58,7 +58,7 @@ impl PostgresTarget {
         let create = self.sql(table, &name).create_stage();
         self.client.batch_execute(&format!("DROP TABLE IF EXISTS {name}; {create}")).await?;
         let copying = self.prepare_staging(table, &name, true).await?;
-        let new_rows = NewRows::new(true);
+        let new_rows = CopyNew::new(true);
         self.stages.push(Stage { table: table.clone(), name, copying, new_rows });
         Ok(self.stages.len() - 1)
     }
@@ -68,7 +68,7 @@ impl PostgresTarget {
         let Stage { table, name, .. } = &self.stages[place];
         let copying = self.prepare_staging(table, name, false).await?;
         let stage = &mut self.stages[place];
-        (stage.copying, stage.new_rows) = (copying, NewRows::new(false));
+        (stage.copying, stage.new_rows) = (copying, CopyNew::new(false));
         Ok(())
     }
 

@@ -26,7 +26,10 @@ pub struct Fixture {
 
 impl Fixture {
     pub async fn new(soft_deletes: bool) -> Fixture {
-        let database = Database::create().await;
+        Fixture::on(Database::create().await, soft_deletes).await
+    }
+
+    pub async fn on(database: Database, soft_deletes: bool) -> Fixture {
         let mut target = target(&database.url(), options("p", soft_deletes)).await.unwrap();
         target.claim(&claim_as("us")).await.unwrap();
         let client = database.client().await;

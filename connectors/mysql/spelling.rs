@@ -1,0 +1,174 @@
+//! How a value is spelled for the server: as a literal of a statement, or as a field of the file that
+//! `LOAD DATA` reads. Pure. `target_values.rs` says what is spelled, and calls this.
+//!
+//! Surprise: no literal depends on the session's `sql_mode`, which decides what a backslash means; in
+//! a file it always is what the statement says.
+
+use std::fmt::Write as _;
+
+use super::quote;
+
+/// A place that values are spelled into.
+pub trait Spelling {
+    /// No value.
+    fn null(&mut self);
+    /// A number: digits, sign, point and exponent.
+    fn number(&mut self, text: &str);
+    /// A double: the number, and a text that reads as it.
+    fn double(&mut self, number: f64, text: &str);
+    /// A date or a time.
+    fn time(&mut self, text: &str);
+    /// A text of any characters.
+    fn text(&mut self, text: &str);
+    /// Bytes, as pairs of hexadecimal digits.
+    fn hexadecimal(&mut self, digits: &str);
+    /// Bytes.
+    fn bytes(&mut self, bytes: &[u8]);
+}
+
+/// Literals of a statement.
+impl Spelling for String {
+    fn null(&mut self) {
+        self.push_str("NULL");
+    }
+
+    fn number(&mut self, text: &str) {
+        self.push_str(text);
+    }
+
+    /// Without an exponent it would be read as a decimal.
+    fn double(&mut self, number: f64, _: &str) {
+        let _ = write!(self, "{number:e}");
+    }
+
+    fn time(&mut self, text: &str) {
+        self.push('\'');
+        self.push_str(text);
+        self.push('\'');
+    }
+
+    fn text(&mut self, text: &str) {
+        push_text(self, text);
+    }
+
+    fn hexadecimal(&mut self, digits: &str) {
+        self.push_str("X'");
+        self.push_str(digits);
+        self.push('\'');
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.push_str(&quote::bytes(bytes));
+    }
+}
+
+/// Appends a text as a literal: in quotes where no `sql_mode` changes what it means, otherwise in
+/// hexadecimal.
+pub fn push_text(out: &mut String, text: &str) {
+    if text.contains(['\\', '\0', '\u{1a}']) {
+        out.push_str(&quote::literal(text));
+        return;
+    }
+    out.push('\'');
+    for (number, part) in text.split('\'').enumerate() {
+        if number > 0 {
+            out.push_str("''");
+        }
+        out.push_str(part);
+    }
+    out.push('\'');
+}
+
+/// Rows of a file, in the form that `TableSql::load` describes.
+#[derive(Debug, Default)]
+pub struct Fields(Vec<u8>);
+
+impl Fields {
+    /// How many bytes there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Ends a field that another one follows.
+    pub fn end_field(&mut self) {
+        self.0.push(b'\t');
+    }
+
+    /// Ends a row.
+    pub fn end_row(&mut self) {
+        self.0.push(b'\n');
+    }
+
+    /// Everything so far; nothing is left.
+    pub fn take(&mut self) -> Vec<u8> {
+        let capacity = self.0.capacity();
+        std::mem::replace(&mut self.0, Vec::with_capacity(capacity))
+    }
+}
+
+impl Spelling for Fields {
+    fn null(&mut self) {
+        self.0.extend_from_slice(b"\\N");
+    }
+
+    fn number(&mut self, text: &str) {
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    fn double(&mut self, number: f64, text: &str) {
+        self.number(if number == 0.0 { "0" } else { text });
+    }
+
+    fn time(&mut self, text: &str) {
+        self.number(text);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn hexadecimal(&mut self, digits: &str) {
+        for pair in digits.as_bytes().chunks_exact(2) {
+            self.bytes(&[digit(pair[0]) << 4 | digit(pair[1])]);
+        }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\\' | b'\t' | b'\n' | 0))
+        {
+            self.0.extend_from_slice(&rest[..at]);
+            self.0.push(b'\\');
+            // The server makes a NUL of an escaped zero; other bytes stay what they are.
+            self.0.push(if rest[at] == 0 { b'0' } else { rest[at] });
+            rest = &rest[at + 1..];
+        }
+        self.0.extend_from_slice(rest);
+    }
+}
+
+/// What a hexadecimal digit is worth.
+fn digit(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        _ => (digit | 0x20) - b'a' + 10,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_a_field_or_a_row_is_escaped_within_one() {
+        let mut fields = Fields::default();
+        fields.text("a\tb\\N\n\0'\u{e9}");
+        fields.end_field();
+        fields.null();
+        fields.end_field();
+        fields.hexadecimal("5C00fFAa");
+        fields.end_row();
+        assert_eq!(fields.take(), b"a\\\tb\\\\N\\\n\\0'\xc3\xa9\t\\N\t\\\\\\0\xff\xaa\n");
+        assert_eq!(fields.len(), 0);
+    }
+}
