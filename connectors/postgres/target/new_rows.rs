@@ -14,17 +14,17 @@ use tokio_postgres::error::SqlState;
 
 use super::apply::is_about_data;
 use super::copying::Copying;
+use super::order::by_key;
 use super::row_writer::{NoBinary, RowWriter};
 use super::{Attempt, Failure, PostgresTarget};
-use crate::change::RowUpsert;
 use crate::part::TablePart;
 use crate::schema::TableSchema;
 
 /// The columns that follow the row's own: its version and its commit time.
 const OWN_COLUMNS: usize = 2;
 
-/// For fewer rows the savepoint costs more than the staging table. All tests go this way.
-const ROWS_MIN: usize = if cfg!(test) { 1 } else { 100 };
+/// Fewer rows cost about the same either way. All tests go this way.
+const ROWS_MIN: usize = if cfg!(test) { 1 } else { 20 };
 /// The longest time that a table is not asked, in batches.
 const REST_MAX: u32 = 63;
 
@@ -72,7 +72,7 @@ impl PostgresTarget {
             return Ok(false);
         }
         let copying = self.prepare_new(place, part.table).await?;
-        let were_new = match self.send_new(place, &copying, part.upserts).await {
+        let were_new = match self.send_new(place, &copying, part).await {
             Ok(()) => true,
             // What is wrong with a row that is not just there already shows on the long way. So
             // does a table whose columns have other types now.
@@ -98,12 +98,7 @@ impl PostgresTarget {
         Ok(copying)
     }
 
-    async fn send_new(
-        &self,
-        place: usize,
-        copying: &Copying,
-        upserts: &[RowUpsert],
-    ) -> Attempt<()> {
+    async fn send_new(&self, place: usize, copying: &Copying, part: &TablePart<'_>) -> Attempt<()> {
         let Copying { statement, columns, form } = copying;
         // Sent together. From here on nobody can change the types of the columns.
         let savepoint = self.client.batch_execute("SAVEPOINT new_rows");
@@ -112,7 +107,8 @@ impl PostgresTarget {
         unchanged?;
         let mut sink = pin!(self.client.copy_in(statement).await?);
         let mut writer = RowWriter::new(form, OWN_COLUMNS);
-        for upsert in upserts {
+        for at in by_key(part.table, part.upserts.iter().map(|upsert| &upsert.key)) {
+            let upsert = &part.upserts[at];
             writer.cells(upsert.row.cells()).map_err(|NoBinary| Failure::NoBinary(place))?;
             writer.rank(upsert.version, upsert.updated_at);
             if let Some(piece) = writer.end_row() {

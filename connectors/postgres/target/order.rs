@@ -1,6 +1,6 @@
 //! In which order rows go to the server: by their keys. Rows whose keys are near each other are
 //! near each other in the index and often in the table, and a server that visits them one after
-//! the other finds most of what it needs at hand. Pure; used by `stage.rs`.
+//! the other finds most of what it needs at hand. Pure; used by `stage.rs` and `new_rows.rs`.
 //!
 //! Surprise: it is only about speed, so it need not be exact, and looks at the first bytes only.
 
