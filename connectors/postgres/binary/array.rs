@@ -40,8 +40,11 @@ pub fn push(text: &[u8], element_type: u32, out: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
+/// An element; `None` is NULL.
+type Element<'a> = Option<Cow<'a, [u8]>>;
+
 /// The first element, and what follows it.
-fn element(text: &[u8]) -> Option<(Option<Cow<'_, [u8]>>, &[u8])> {
+fn element(text: &[u8]) -> Option<(Element<'_>, &[u8])> {
     if let Some(quoted) = text.strip_prefix(b"\"") {
         let (element, after) = unquoted(quoted)?;
         return Some((Some(element), after));
