@@ -6,8 +6,8 @@
 
 use crate::part::TablePart;
 
-/// For fewer rows the attempt costs more than it saves. All tests go this way.
-const ROWS_MIN: usize = if cfg!(test) { 1 } else { 100 };
+/// Fewer rows cost about the same either way. All tests go this way.
+const ROWS_MIN: usize = if cfg!(test) { 1 } else { 20 };
 /// The longest time that a table is not asked, in batches.
 const REST_MAX: u32 = 63;
 

@@ -224,6 +224,7 @@ pub fn push_bytes(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends a value of known size with its length.
+#[inline]
 pub fn push_fixed<const SIZE: usize>(value: [u8; SIZE], out: &mut Vec<u8>) {
     out.extend_from_slice(&(SIZE as u32).to_be_bytes());
     out.extend_from_slice(&value);

@@ -15,22 +15,22 @@ const DIGITS: [u8; 256] = {
     digits
 };
 
-fn pair(high: u8, low: u8) -> Option<u8> {
+/// The byte of two digits, and a mark that is above 15 if one of them is none.
+fn pair(high: u8, low: u8) -> (u8, u8) {
     let (high, low) = (DIGITS[usize::from(high)], DIGITS[usize::from(low)]);
-    (high != NONE && low != NONE).then_some(high << 4 | low)
+    (high << 4 | low, high | low)
 }
 
 /// Appends what hexadecimal digits stand for.
 pub fn push_hex(digits: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let pairs = digits.chunks_exact(2);
-    if !pairs.remainder().is_empty() {
-        return None;
-    }
-    out.reserve(pairs.len());
-    for two in pairs {
-        out.push(pair(two[0], two[1])?);
-    }
-    Some(())
+    let mut marks = pairs.remainder().len() as u8 * NONE;
+    out.extend(pairs.map(|two| {
+        let (byte, mark) = pair(two[0], two[1]);
+        marks |= mark;
+        byte
+    }));
+    (marks < 16).then_some(())
 }
 
 /// The bytes of `a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11`.
@@ -40,11 +40,12 @@ pub fn uuid(text: &[u8]) -> Option<[u8; 16]> {
     if [8, 13, 18, 23].iter().any(|&at: &usize| text[at] != b'-') {
         return None;
     }
-    let mut bytes = [0; 16];
+    let (mut bytes, mut marks) = ([0; 16], 0);
     for (byte, at) in bytes.iter_mut().zip(PLACES) {
-        *byte = pair(text[at], text[at + 1])?;
+        let (value, mark) = pair(text[at], text[at + 1]);
+        (*byte, marks) = (value, marks | mark);
     }
-    Some(bytes)
+    (marks < 16).then_some(bytes)
 }
 
 /// Appends the bytes of `08:00:2b:01:02:03`.
@@ -54,7 +55,8 @@ pub fn push_hardware(text: &[u8], count: usize, out: &mut Vec<u8>) -> Option<()>
     }
     for (place, part) in text.chunks(3).enumerate() {
         let ends = if place + 1 < count { part[2] == b':' } else { part.len() == 2 };
-        out.push(ends.then(|| pair(part[0], part[1]))??);
+        let (byte, mark) = pair(part[0], part[1]);
+        out.push((ends && mark < 16).then_some(byte)?);
     }
     Some(())
 }

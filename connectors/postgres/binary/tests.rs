@@ -81,8 +81,7 @@ async fn check(type_name: &str, texts: &str) {
 }
 
 /// Each of the values alone. Those that the server gives back as they were must have a binary
-/// form, but for arrays with more dimensions than one and for a `"char"` beyond ASCII; others may
-/// have none.
+/// form, unless they are known to be left to text; others may have none.
 async fn check_bytes(type_name: &str, texts: &[&[u8]]) {
     let tables = Tables::of(type_name).await;
     for text in texts {
@@ -92,16 +91,26 @@ async fn check_bytes(type_name: &str, texts: &[&[u8]]) {
         let by_text = tables.copy("by_text", write(&Form::Text, &value).unwrap(), "").await;
         let Some(binary) = tables.encode(&value) else {
             let [values, _] = tables.take().await;
-            let may_be_left =
-                text.starts_with(b"{{") || text.starts_with(b"[") || type_name == "\"char\"";
             let is_canonical = values.iter().any(|value| value.0.as_bytes() == *text);
-            assert!(may_be_left || !is_canonical, "{shown}");
+            assert!(!is_canonical || is_left_to_text(type_name, text), "{shown}");
             continue;
         };
         let by_binary = tables.copy("by_binary", binary, sql::IN_BINARY).await;
         assert_eq!(by_text, by_binary, "{shown}");
         let [by_text, by_binary] = tables.take().await;
         assert!(by_text == by_binary, "{shown}");
+    }
+}
+
+/// Arrays with more dimensions than one, and what not every version of the server reads.
+fn is_left_to_text(type_name: &str, text: &[u8]) -> bool {
+    match type_name {
+        "\"char\"" => text.len() > 1,
+        _ if type_name.ends_with("[]") => text.starts_with(b"{{") || text.starts_with(b"["),
+        _ => {
+            let hours = text.iter().position(|&byte| byte == b':');
+            type_name.starts_with("interval") && hours.is_some_and(|digits| digits >= 10)
+        }
     }
 }
 
@@ -194,7 +203,7 @@ async fn texts_are_refused_alike() {
     let mut texts: Vec<&[u8]> = texts.split('|').map(str::as_bytes).collect();
     texts.extend([b"a\0b".as_slice(), b"\0", b"\xff", b"\xc3", b"a\xc3\x28", b"\xed\xa0\x80"]);
     texts.extend([fits.as_bytes(), long.as_bytes()]);
-    for type_name in ["text", "character varying", "character varying(3)", "name", "\"char\""] {
+    for type_name in ["text", "character varying", "character varying(3)", "name"] {
         check_bytes(type_name, &texts).await;
     }
     for type_name in ["character", "character(3)", "bpchar", "json", "jsonb", "bytea", "uuid"] {
@@ -234,7 +243,7 @@ async fn bytes_and_addresses_are_what_the_server_makes_of_their_text() {
         2001:0:0:1::1|1::2:0:0:3";
     check("inet", addresses).await;
     check("cidr", addresses).await;
-    check("\"char\"", "a|\\|\\101|\\377|ü|ab").await;
+    check("\"char\"", "a|\\|\\101||ab").await;
     check_many("bytea", "decode(md5(n::text), 'hex')").await;
     check_many("uuid", "md5(n::text)::uuid").await;
     check_many("bit varying", "substr(r::bit(64)::text, 1, n % 64)::bit varying").await;
@@ -296,9 +305,10 @@ async fn times_and_lengths_of_time_are_what_the_server_makes_of_their_text() {
     let lengths = "00:00:00|1 year 2 mons 3 days 04:05:06.789|\
         -1 years -2 mons +3 days -04:05:06.789|178000000 years|178956970 years 7 mons|\
         178956970 years 8 mons|1 mon -1 days|00:00:00.000001|-00:00:00.000001|30 days|\
-        1 mon|720:00:00|-838:59:59.5|838:59:59.999999|2562047788:00:54.775807|\
+        1 mon|720:00:00|-838:59:59.5|838:59:59.999999|\
+        -2147483646:59:59|2147483648:00:00|2562047788:00:54.775807|\
         2562047788:00:54.775808|-2562047788:00:54.775807|2147483647 days|\
-        2147483648 days|1 day 02:03|1 week|P1Y||infinity|1 year 1 year|1 days ago|1|\
+        2147483648 days|1 day 02:03|1 week|P1Y||1 year 1 year|1 days ago|1|\
         01:02:03 1 day|1 day +-02:03:04|-1 days +02:03:00|@ 1 day|1 day  2 hours|\
         1.5 days|1 days ";
     check("interval", lengths).await;

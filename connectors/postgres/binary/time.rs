@@ -121,7 +121,9 @@ fn plain(word: &[u8]) -> Option<&[u8]> {
 fn signed_clock(word: &[u8]) -> Option<i64> {
     let (negative, rest) = sign(plain(word)?);
     let (micros, rest) = clock(rest)?;
-    rest.is_empty().then_some(if negative { -micros } else { micros })
+    // Version 14 has no greater number of hours, although more have a binary form.
+    let is_small = micros < i64::from(i32::MAX) * 3600 * SECOND_US;
+    (is_small && rest.is_empty()).then_some(if negative { -micros } else { micros })
 }
 
 fn infinity(text: &[u8]) -> Option<i64> {
@@ -182,12 +184,8 @@ fn clock(text: &[u8]) -> Option<(i64, &[u8])> {
         if !(1..=6).contains(&places) {
             return None;
         }
-        for place in 0..6 {
-            let value = match fraction[..places].get(place) {
-                Some(&byte) => digit(byte)?,
-                None => 0,
-            };
-            micros = micros * 10 + i64::from(value);
+        for &byte in fraction[..places].iter().chain(&b"000000"[places..]) {
+            micros = micros * 10 + i64::from(digit(byte)?);
         }
         rest = &fraction[places..];
     }

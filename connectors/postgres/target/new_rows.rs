@@ -15,7 +15,7 @@ use super::apply::is_about_data;
 use super::copying::Copying;
 use super::row_writer::{NoBinary, RowWriter};
 use super::{Attempt, Failure, PostgresTarget};
-use crate::change::RowUpsert;
+use crate::key_order::by_key;
 use crate::new_rows::NewRows;
 use crate::part::TablePart;
 use crate::schema::TableSchema;
@@ -47,7 +47,7 @@ impl PostgresTarget {
             return Ok(false);
         }
         let copying = self.prepare_new(place, part.table).await?;
-        let were_new = match self.send_new(place, &copying, part.upserts).await {
+        let were_new = match self.send_new(place, &copying, part).await {
             Ok(()) => true,
             // What is wrong with a row that is not just there already shows on the long way. So
             // does a table whose columns have other types now.
@@ -73,12 +73,7 @@ impl PostgresTarget {
         Ok(copying)
     }
 
-    async fn send_new(
-        &self,
-        place: usize,
-        copying: &Copying,
-        upserts: &[RowUpsert],
-    ) -> Attempt<()> {
+    async fn send_new(&self, place: usize, copying: &Copying, part: &TablePart<'_>) -> Attempt<()> {
         let Copying { statement, columns, form } = copying;
         // Sent together. From here on nobody can change the types of the columns.
         let savepoint = self.client.batch_execute("SAVEPOINT new_rows");
@@ -87,7 +82,8 @@ impl PostgresTarget {
         unchanged?;
         let mut sink = pin!(self.client.copy_in(statement).await?);
         let mut writer = RowWriter::new(form, OWN_COLUMNS);
-        for upsert in upserts {
+        for at in by_key(part.table, part.upserts.iter().map(|upsert| &upsert.key)) {
+            let upsert = &part.upserts[at];
             writer.cells(upsert.row.cells()).map_err(|NoBinary| Failure::NoBinary(place))?;
             writer.rank(upsert.version, upsert.updated_at);
             if let Some(piece) = writer.end_row() {
