@@ -66,7 +66,8 @@ pub struct Settings {
     /// chunks are faster and hold back the source's vacuum longer.
     pub chunk_rows: usize,
     /// `pipeline.copy_workers`: tables copied at a time, each with its own connection to the
-    /// source. Default 2.
+    /// source; and chunks of first copies written at a time, each on its own connection to a
+    /// PostgreSQL target. Default 2. More help while source and target have idle cores.
     pub copy_workers: usize,
     /// `source.url`: `postgres://…` or `mysql://…`. No default.
     pub source_url: Secret,

@@ -81,7 +81,7 @@ impl ProcessScript {
             return Fault::Kill;
         }
         self.world.look(point);
-        if point == "target.apply.after_commit" {
+        if ["target.apply.after_commit", "target.load.after_commit"].contains(&point) {
             self.world.watch.commit_by(&self.instance, &self.world.target);
         }
         state.decisions += 1;

@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 
 use super::stage::Staged;
 use super::{Attempt, Failure, PostgresTarget, into_row, last_count, text};
-use crate::change::{Applied, Batch, Key};
+use crate::change::{Applied, Batch, Key, TableBatch};
 use crate::error::{Code, Error, Result};
 use crate::part::TablePart;
 use crate::postgres::{connect, quote, sql, types};
@@ -52,7 +52,7 @@ impl PostgresTarget {
             }
             Err(Failure::Server(error)) => {
                 self.roll_back().await;
-                Err(self.explain(batch, &error).await)
+                Err(self.explain(&batch.tables, batch.floor, &error).await)
             }
         }
     }
@@ -201,7 +201,7 @@ impl PostgresTarget {
     /// Drops tombstones that nothing older can follow any more, and asks whether any are left.
     /// Returns whether there was reason to.
     fn collect_statements(&mut self, statements: &mut Vec<String>, batch: &Batch) -> bool {
-        let written = |table: &crate::change::TableBatch| {
+        let written = |table: &TableBatch| {
             let from_floor = |version: Version| version >= batch.floor;
             table.truncated.is_some_and(|(version, _)| from_floor(version))
                 || table.deletes.iter().any(|delete| from_floor(delete.version))
@@ -222,13 +222,19 @@ impl PostgresTarget {
     }
 
     /// Turns a refusal of the server into the reaction that it asks for.
-    async fn explain(&mut self, batch: &Batch, error: &tokio_postgres::Error) -> Error {
+    pub(super) async fn explain(
+        &mut self,
+        tables: &[TableBatch],
+        floor: Version,
+        error: &tokio_postgres::Error,
+    ) -> Error {
         if is_about_data(error) {
-            return self.find_poison(batch, error).await.unwrap_or_else(|error| error);
+            let found = self.find_poison(tables, floor, error).await;
+            return found.unwrap_or_else(|error| error);
         }
         if error.code().is_some_and(|code| code.code().starts_with("42"))
             && error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE)
-            && let Err(shape) = self.explain_shapes(batch).await
+            && let Err(shape) = self.explain_shapes(tables).await
         {
             return shape;
         }
@@ -236,12 +242,12 @@ impl PostgresTarget {
     }
 
     /// A statement did not fit its table; says which table is not what was prepared.
-    async fn explain_shapes(&mut self, batch: &Batch) -> Result<()> {
+    async fn explain_shapes(&mut self, tables: &[TableBatch]) -> Result<()> {
         // What was staged for a shape that is no more must not be used again.
         if self.remembered().await?.is_none() {
             return Err(super::claim::lost(&self.options.pipeline));
         }
-        for table in &batch.tables {
+        for table in tables {
             self.expect_shape(&table.table).await?;
         }
         Ok(())
