@@ -502,7 +502,9 @@ impl Case {
         let read = process.reads.remove(place);
         let Some(chunk) = read.chunk else { return };
         let next = chunk.next.clone();
-        if matches!(read.ask, Ask::Range(..)) && self.random.percent(50) {
+        // Before a loader writes a row, the target knows where the log begins.
+        let begun = process.checkpoint.sequence > 0;
+        if begun && matches!(read.ask, Ask::Range(..)) && self.random.percent(50) {
             let (target, fence) = (&self.target, self.process.fence);
             let rows = chunk_batch(chunk, None);
             let rest = loading::begin(target, options(self.soft_deletes), fence, rows);
