@@ -34,25 +34,9 @@ impl Row {
     /// Builds a row from its cells.
     pub fn from_cells<'a>(cells: impl IntoIterator<Item = Cell<'a>>) -> Row {
         let cells: Vec<Cell<'a>> = cells.into_iter().collect();
-        let values: usize = cells.iter().map(|cell| cell.len()).sum();
-        let mut offset = cells.len() * SPAN;
-        let mut bytes = Vec::with_capacity(offset + values);
-        for cell in &cells {
-            let length = match cell {
-                Cell::Value(value) => value.len() as u32,
-                Cell::Null => NULL,
-                Cell::Absent => ABSENT,
-            };
-            bytes.extend_from_slice(&(offset as u32).to_le_bytes());
-            bytes.extend_from_slice(&length.to_le_bytes());
-            offset += cell.len();
-        }
-        for cell in &cells {
-            if let Cell::Value(value) = cell {
-                bytes.extend_from_slice(value);
-            }
-        }
-        Row(bytes.into_boxed_slice())
+        let mut row = RowBuilder::new(cells.len(), cells.iter().map(|cell| cell.len()).sum());
+        cells.into_iter().for_each(|cell| row.push(cell));
+        row.finish()
     }
 
     /// How many cells it has.
@@ -83,6 +67,12 @@ impl Row {
         }
     }
 
+    /// Whether the key columns have values, as every row of a log must.
+    #[must_use]
+    pub fn has_key(&self, table: &TableSchema) -> bool {
+        table.key.iter().all(|&index| matches!(self.cell(index), Cell::Value(_)))
+    }
+
     /// All cells in order.
     pub fn cells(&self) -> impl ExactSizeIterator<Item = Cell<'_>> {
         (0..self.len()).map(|index| self.cell(index))
@@ -109,6 +99,56 @@ impl Row {
 
     fn number(&self, at: usize) -> u32 {
         u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+    }
+}
+
+/// A row whose number of cells and whose size are known before its cells are. With the right size
+/// it is built in one allocation.
+#[derive(Debug)]
+pub struct RowBuilder {
+    bytes: Vec<u8>,
+    cells: usize,
+    pushed: usize,
+}
+
+impl RowBuilder {
+    /// For so many cells with about so many bytes of values.
+    #[must_use]
+    pub fn new(cells: usize, value_bytes: usize) -> RowBuilder {
+        let mut bytes = Vec::with_capacity(cells * SPAN + value_bytes);
+        bytes.resize(cells * SPAN, 0);
+        RowBuilder { bytes, cells, pushed: 0 }
+    }
+
+    /// Appends the next cell.
+    ///
+    /// # Panics
+    /// If there are more cells than were announced: a defect.
+    pub fn push(&mut self, cell: Cell<'_>) {
+        assert!(self.pushed < self.cells, "a row has more cells than were announced");
+        let offset = self.bytes.len() as u32;
+        let length = match cell {
+            Cell::Value(value) => {
+                self.bytes.extend_from_slice(value);
+                value.len() as u32
+            }
+            Cell::Null => NULL,
+            Cell::Absent => ABSENT,
+        };
+        let at = self.pushed * SPAN;
+        self.bytes[at..at + 4].copy_from_slice(&offset.to_le_bytes());
+        self.bytes[at + 4..at + SPAN].copy_from_slice(&length.to_le_bytes());
+        self.pushed += 1;
+    }
+
+    /// The row.
+    ///
+    /// # Panics
+    /// If there are fewer cells than were announced: a defect.
+    #[must_use]
+    pub fn finish(self) -> Row {
+        assert_eq!(self.pushed, self.cells, "a row has fewer cells than were announced");
+        Row(self.bytes.into_boxed_slice())
     }
 }
 
@@ -144,8 +184,7 @@ impl Key {
     pub fn from_values<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Key {
         let mut bytes = Vec::new();
         for value in values {
-            bytes.extend_from_slice(&(value.len() as u32).to_be_bytes());
-            bytes.extend_from_slice(value);
+            push_key_value(&mut bytes, value);
         }
         Key(bytes.into_boxed_slice())
     }
@@ -153,14 +192,18 @@ impl Key {
     /// The key of a row; `None` if a key column is NULL or absent.
     #[must_use]
     pub fn of(table: &TableSchema, row: &Row) -> Option<Key> {
-        let mut values = Vec::with_capacity(table.key.len());
+        let mut length = 0;
         for &index in &table.key {
-            match row.cell(index) {
-                Cell::Value(value) => values.push(value),
-                Cell::Null | Cell::Absent => return None,
+            let Cell::Value(value) = row.cell(index) else { return None };
+            length += KEY_PREFIX + value.len();
+        }
+        let mut bytes = Vec::with_capacity(length);
+        for &index in &table.key {
+            if let Cell::Value(value) = row.cell(index) {
+                push_key_value(&mut bytes, value);
             }
         }
-        Some(Key::from_values(values))
+        Some(Key(bytes.into_boxed_slice()))
     }
 
     /// The stored form.
@@ -214,6 +257,13 @@ impl fmt::Debug for Key {
     }
 }
 
+const KEY_PREFIX: usize = 4;
+
+fn push_key_value(bytes: &mut Vec<u8>, value: &[u8]) {
+    bytes.extend_from_slice(&(value.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(value);
+}
+
 /// Microseconds since 1970-01-01 00:00:00 UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Timestamp(pub i64);
@@ -245,15 +295,21 @@ pub enum Change {
     /// No further change of it comes from this stream.
     Halt {
         /// Which table.
-        table: TableName,
+        table: Box<TableName>,
         /// Why, for scripts.
         code: Code,
         /// Why and what to type next, for people.
-        message: String,
+        message: Box<str>,
     },
 }
 
 impl Change {
+    /// A halt.
+    pub fn halt(table: TableName, code: Code, message: String) -> Change {
+        // Boxed, because all changes are as large as the largest kind.
+        Change::Halt { table: Box::new(table), code, message: message.into_boxed_str() }
+    }
+
     /// Which table it belongs to.
     #[must_use]
     pub fn table(&self) -> &TableName {
@@ -261,7 +317,7 @@ impl Change {
             Change::Upsert { table, .. }
             | Change::Delete { table, .. }
             | Change::Truncate { table } => &table.name,
-            Change::Halt { table, .. } => table,
+            Change::Halt { table, .. } => table.as_ref(),
         }
     }
 
@@ -297,17 +353,41 @@ pub struct Transaction {
 
 impl Transaction {
     /// The changes with the version of each.
-    pub fn versioned(self) -> impl Iterator<Item = (Version, Change)> {
-        let (version, first) = (self.version, self.first_ordinal);
-        (first..)
-            .zip(self.changes)
-            .map(move |(ordinal, change)| (version.with_ordinal(ordinal), change))
+    pub fn versioned(self) -> Versioned {
+        Versioned::new(self.version.with_ordinal(self.first_ordinal), self.changes)
     }
 
     /// Bytes held.
     #[must_use]
     pub fn size(&self) -> usize {
         std::mem::size_of::<Transaction>() + self.changes.iter().map(Change::size).sum::<usize>()
+    }
+}
+
+/// The changes of a transaction, each with its version.
+#[derive(Debug)]
+pub struct Versioned {
+    next: Version,
+    changes: std::vec::IntoIter<Change>,
+}
+
+impl Versioned {
+    /// Changes that follow one by one from this version on.
+    #[must_use]
+    pub fn new(first: Version, changes: Vec<Change>) -> Versioned {
+        Versioned { next: first, changes: changes.into_iter() }
+    }
+}
+
+impl Iterator for Versioned {
+    type Item = (Version, Change);
+
+    fn next(&mut self) -> Option<(Version, Change)> {
+        let change = self.changes.next()?;
+        let version = self.next;
+        // There is no change after the one with the last ordinal.
+        self.next.ordinal = version.ordinal.wrapping_add(1);
+        Some((version, change))
     }
 }
 

@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use connectors::change::{Change, TableStatus, Timestamp};
+use connectors::change::{Change, TableStatus, Timestamp, Transaction, Versioned};
 use connectors::error::Result;
 use connectors::schema::{TableName, TableSchema};
 use connectors::version::{Position, Version};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::merge::{MergedTable, Merger};
@@ -65,13 +65,12 @@ pub struct Batcher {
 }
 
 struct Rest {
-    changes: Box<dyn Iterator<Item = (Version, Change)> + Send>,
     first: (Version, Change),
+    others: Versioned,
     end: End,
-    memory: Option<Queued>,
+    memory: OwnedSemaphorePermit,
 }
 
-#[derive(Clone)]
 struct End {
     position: Position,
     version: Version,
@@ -132,48 +131,46 @@ impl Batcher {
         self.full() || (!self.inside && self.building.says_something(&self.merger))
     }
 
-    fn add(&mut self, mut queued: Queued) -> Result<()> {
-        let transaction = take_transaction(&mut queued);
-        let end = End {
-            position: transaction.position.clone(),
-            version: transaction.version,
-            committed_at: transaction.committed_at,
-            complete: transaction.complete,
-        };
-        if !transaction.changes.is_empty() {
+    fn add(&mut self, Queued { transaction, memory }: Queued) -> Result<()> {
+        let Transaction { version, position, committed_at, first_ordinal, changes, complete } =
+            transaction;
+        if !changes.is_empty() {
             self.since.get_or_insert_with(Instant::now);
-            self.building.transactions += u64::from(transaction.complete);
+            self.building.transactions += u64::from(complete);
         }
-        self.building.changes += transaction.changes.len() as u64;
-        self.merge(Box::new(transaction.versioned()), end, Some(queued))
+        self.building.changes += changes.len() as u64;
+        let changes = Versioned::new(version.with_ordinal(first_ordinal), changes);
+        self.merge(None, changes, End { position, version, committed_at, complete }, memory)
     }
 
     fn resume_rest(&mut self) -> Result<()> {
         if self.rest.is_some() && !self.merger.is_empty() {
             return Ok(());
         }
-        if let Some(Rest { changes, first, end, memory }) = self.rest.take() {
+        if let Some(Rest { first, others, end, memory }) = self.rest.take() {
             self.since.get_or_insert_with(Instant::now);
-            self.merge(Box::new(std::iter::once(first).chain(changes)), end, memory)?;
+            self.merge(Some(first), others, end, memory)?;
         }
         Ok(())
     }
 
     fn merge(
         &mut self,
-        mut changes: Box<dyn Iterator<Item = (Version, Change)> + Send>,
+        mut first: Option<(Version, Change)>,
+        mut others: Versioned,
         end: End,
-        memory: Option<Queued>,
+        memory: OwnedSemaphorePermit,
     ) -> Result<()> {
-        while let Some((version, change)) = changes.next() {
+        while let Some((version, change)) = first.take().or_else(|| others.next()) {
             if let Change::Halt { table, code, message } = change {
+                let message = message.into_string();
                 let status = TableStatus::Stopped { code, message, version };
-                self.building.halted.push((table, status));
+                self.building.halted.push((*table, status));
                 continue;
             }
             if self.shape_differs(&change) {
                 self.inside = true;
-                self.rest = Some(Rest { changes, first: (version, change), end, memory });
+                self.rest = Some(Rest { first: (version, change), others, end, memory });
                 return Ok(());
             }
             self.merger.add(version, end.committed_at, change)?;
@@ -187,9 +184,7 @@ impl Batcher {
     }
 
     fn shape_differs(&self, change: &Change) -> bool {
-        let shape = shape(change);
-        let known = self.merger.knows(change.table());
-        matches!((known, shape), (Some(a), Some(b)) if !Arc::ptr_eq(a, b) && a != b)
+        shape(change).is_some_and(|shape| self.merger.has_other_shape(shape))
     }
 
     fn give(&mut self, request: Request) {
@@ -225,17 +220,4 @@ fn shape(change: &Change) -> Option<&Arc<TableSchema>> {
         | Change::Truncate { table } => Some(table),
         Change::Halt { .. } => None,
     }
-}
-
-/// Takes the transaction out and leaves what holds its memory.
-fn take_transaction(queued: &mut Queued) -> connectors::change::Transaction {
-    let empty = connectors::change::Transaction {
-        version: queued.transaction.version,
-        position: queued.transaction.position.clone(),
-        committed_at: queued.transaction.committed_at,
-        first_ordinal: 1,
-        changes: Vec::new(),
-        complete: true,
-    };
-    std::mem::replace(&mut queued.transaction, empty)
 }

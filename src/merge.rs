@@ -14,17 +14,25 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use connectors::change::{
-    Cell, Change, Chunk, Key, Row, RowDelete, RowUpsert, TableBatch, Timestamp,
-};
+use connectors::change::{Change, Chunk, Key, Row, RowDelete, RowUpsert, TableBatch, Timestamp};
 use connectors::error::{Code, Error, Result};
 use connectors::schema::{TableName, TableSchema};
 use connectors::version::Version;
+use foldhash::fast::RandomState;
+
+use table::MergingTable;
+
+mod table;
 
 /// One batch being built.
 #[derive(Debug, Default)]
 pub struct Merger {
-    tables: BTreeMap<TableName, MergingTable>,
+    tables: Vec<MergingTable>,
+    /// Where in `tables` a name is.
+    names: BTreeMap<TableName, usize>,
+    /// Where in `tables` the shape at this address is. Only shapes that an entry of `tables`
+    /// holds are in it, so no address can come to mean another one.
+    shapes: HashMap<usize, usize, RandomState>,
     rows: usize,
     bytes: usize,
 }
@@ -48,18 +56,16 @@ impl Merger {
     /// `internal`: a `Halt`, which is for the engine; a row without its key; or a table whose
     /// shape is not the one that its rows in this batch have.
     pub fn add(&mut self, version: Version, updated_at: Timestamp, change: Change) -> Result<()> {
+        let moment = (version, updated_at);
         match change {
             Change::Upsert { table, row } => {
                 let key = Key::of(&table, &row).ok_or_else(|| defect(&table.name, "no key"))?;
-                let upsert = Upsert { row, version, updated_at, ages: None };
-                self.change(&table, |merging| merging.upsert(key, upsert))
+                self.change(&table, |merging| merging.upsert(key, row, moment))
             }
             Change::Delete { table, key } => {
-                self.change(&table, |merging| merging.delete(key, (version, updated_at)))
+                self.change(&table, |merging| merging.delete(key, moment))
             }
-            Change::Truncate { table } => {
-                self.change(&table, |merging| merging.truncate((version, updated_at)))
-            }
+            Change::Truncate { table } => self.change(&table, |merging| merging.truncate(moment)),
             Change::Halt { table, .. } => Err(defect(&table, "a halt")),
         }
     }
@@ -82,17 +88,24 @@ impl Merger {
         self.bytes
     }
 
-    /// The shape of this table's rows in the batch. A batch has one shape a table: when the log
-    /// comes with another, the batch is taken first.
+    /// Whether the table's rows in the batch have another shape. A batch has one shape a table:
+    /// when the log comes with another, the batch is taken first.
     #[must_use]
-    pub fn knows(&self, table: &TableName) -> Option<&Arc<TableSchema>> {
-        self.tables.get(table).map(|merging| &merging.table)
+    pub fn has_other_shape(&self, table: &Arc<TableSchema>) -> bool {
+        self.place(table).is_some_and(|place| !is_same(&self.tables[place].table, table))
     }
 
     /// The batch, by name of the table and within it in the order of the log. Leaves it empty.
     pub fn take(&mut self) -> Vec<MergedTable> {
-        (self.rows, self.bytes) = (0, 0);
-        std::mem::take(&mut self.tables).into_values().map(MergingTable::finish).collect()
+        let Merger { tables, names, .. } = std::mem::take(self);
+        let mut tables: Vec<Option<MergingTable>> = tables.into_iter().map(Some).collect();
+        let by_name = names.into_values().filter_map(|place| tables[place].take());
+        by_name.map(MergingTable::finish).collect()
+    }
+
+    fn place(&self, table: &Arc<TableSchema>) -> Option<usize> {
+        let place = self.shapes.get(&address(table));
+        place.or_else(|| self.names.get(&table.name)).copied()
     }
 
     fn change(
@@ -100,22 +113,31 @@ impl Merger {
         table: &Arc<TableSchema>,
         apply: impl FnOnce(&mut MergingTable),
     ) -> Result<()> {
-        // No `entry`: it would clone the name for every change.
-        if !self.tables.contains_key(&table.name) {
-            self.tables.insert(table.name.clone(), MergingTable::new(table));
-        }
-        let Some(merging) = self.tables.get_mut(&table.name) else {
-            return Err(defect(&table.name, "no entry"));
-        };
-        if !Arc::ptr_eq(&merging.table, table) && merging.table != *table {
+        let place = self.place(table).unwrap_or_else(|| {
+            let place = self.tables.len();
+            self.tables.push(MergingTable::new(table));
+            self.names.insert(table.name.clone(), place);
+            self.shapes.insert(address(table), place);
+            place
+        });
+        let merging = &mut self.tables[place];
+        if !is_same(&merging.table, table) {
             return Err(defect(&table.name, "another shape"));
         }
-        let (rows, bytes) = (merging.count(), merging.bytes);
+        let (rows, bytes) = (merging.count(), merging.bytes());
         apply(merging);
         self.rows = self.rows - rows + merging.count();
-        self.bytes = self.bytes - bytes + merging.bytes;
+        self.bytes = self.bytes - bytes + merging.bytes();
         Ok(())
     }
+}
+
+fn address(table: &Arc<TableSchema>) -> usize {
+    Arc::as_ptr(table).addr()
+}
+
+fn is_same(a: &Arc<TableSchema>, b: &Arc<TableSchema>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
 }
 
 /// Fills the upserts of the keys that were asked for with the rows read again from the source.
@@ -142,211 +164,18 @@ pub fn complete(merged: &mut TableBatch, rows: &[(Key, Row)], asked: &[Key]) {
 #[must_use]
 pub fn chunk_batch(chunk: Chunk, asked: Option<&[Key]>) -> TableBatch {
     let (version, updated_at) = (chunk.version, chunk.read_at);
-    let found: HashSet<&Key> = chunk.rows.iter().map(|(key, _)| key).collect();
     let mut missing: Vec<&Key> = asked.unwrap_or_default().iter().collect();
-    missing.retain(|key| !found.contains(key));
-    missing.sort_unstable();
-    missing.dedup();
+    if !missing.is_empty() {
+        let found: HashSet<&Key> = chunk.rows.iter().map(|(key, _)| key).collect();
+        missing.retain(|key| !found.contains(key));
+        missing.sort_unstable();
+        missing.dedup();
+    }
     let gone = |key: &Key| RowDelete { key: key.clone(), version, updated_at };
     let deletes = missing.into_iter().map(gone).collect();
     let upsert = |(key, row)| RowUpsert { key, row, version, updated_at };
     let upserts = chunk.rows.into_iter().map(upsert).collect();
     TableBatch { table: chunk.table, truncated: None, deletes, upserts }
-}
-
-/// When something happened: its rank, and the clock of the source.
-type Moment = (Version, Timestamp);
-
-/// What the batch does to one table so far.
-#[derive(Debug)]
-struct MergingTable {
-    table: Arc<TableSchema>,
-    truncated: Option<Moment>,
-    rows: HashMap<Key, MergingRow>,
-    bytes: usize,
-}
-
-/// What the batch does to one row so far. At least one of the two is there, and the upsert is
-/// newer than the deletion and than the table's truncation.
-#[derive(Debug, Default)]
-struct MergingRow {
-    deleted: Option<Moment>,
-    upsert: Option<Upsert>,
-}
-
-#[derive(Debug)]
-struct Upsert {
-    row: Row,
-    version: Version,
-    updated_at: Timestamp,
-    /// The version that each cell is from, once they are not all from the same: a change that
-    /// comes late may belong between two that were merged already.
-    ages: Option<Box<[Version]>>,
-}
-
-impl MergingTable {
-    fn new(table: &Arc<TableSchema>) -> MergingTable {
-        MergingTable { table: table.clone(), truncated: None, rows: HashMap::new(), bytes: 0 }
-    }
-
-    fn count(&self) -> usize {
-        self.rows.len() + usize::from(self.truncated.is_some())
-    }
-
-    fn upsert(&mut self, key: Key, upsert: Upsert) {
-        if is_after(self.truncated, upsert.version) {
-            self.change(key, |merging| merging.upsert(upsert));
-        }
-    }
-
-    fn delete(&mut self, key: Key, moment: Moment) {
-        if is_after(self.truncated, moment.0) {
-            self.change(key, |merging| merging.delete(moment));
-        }
-    }
-
-    fn truncate(&mut self, moment: Moment) {
-        if !is_after(self.truncated, moment.0) {
-            return;
-        }
-        self.truncated = Some(moment);
-        self.bytes = 0;
-        self.rows.retain(|key, merging| {
-            merging.forget_until(moment.0);
-            let left = merging.upsert.is_some() || merging.deleted.is_some();
-            self.bytes += if left { merging.bytes(key) } else { 0 };
-            left
-        });
-    }
-
-    fn change(&mut self, key: Key, apply: impl FnOnce(&mut MergingRow)) {
-        match self.rows.get_mut(&key) {
-            Some(merging) => {
-                self.bytes -= merging.bytes(&key);
-                apply(merging);
-                self.bytes += merging.bytes(&key);
-            }
-            None => {
-                let mut merging = MergingRow::default();
-                apply(&mut merging);
-                self.bytes += merging.bytes(&key);
-                self.rows.insert(key, merging);
-            }
-        }
-    }
-
-    fn finish(self) -> MergedTable {
-        let truncated = self.truncated;
-        let (mut deletes, mut upserts, mut orphans) = (Vec::new(), Vec::new(), Vec::new());
-        for (key, merging) in self.rows {
-            match (merging.upsert, merging.deleted) {
-                (Some(upsert), deleted) => {
-                    let was_deleted = deleted.is_some() || truncated.is_some();
-                    if was_deleted && upsert.row.has_absent() {
-                        orphans.push(key.clone());
-                    }
-                    let Upsert { row, version, updated_at, ages: _ } = upsert;
-                    upserts.push(RowUpsert { key, row, version, updated_at });
-                }
-                (None, Some((version, updated_at))) => {
-                    deletes.push(RowDelete { key, version, updated_at });
-                }
-                (None, None) => {}
-            }
-        }
-        // The map has no order, and the same changes must make the same batch.
-        deletes.sort_unstable_by(|a, b| (a.version, &a.key).cmp(&(b.version, &b.key)));
-        upserts.sort_unstable_by(|a, b| (a.version, &a.key).cmp(&(b.version, &b.key)));
-        orphans.sort_unstable();
-        MergedTable {
-            batch: TableBatch { table: self.table, truncated, deletes, upserts },
-            orphans,
-        }
-    }
-}
-
-impl MergingRow {
-    fn upsert(&mut self, upsert: Upsert) {
-        if is_after(self.deleted, upsert.version) {
-            self.upsert = Some(match self.upsert.take() {
-                Some(other) => upsert.merged(other),
-                None => upsert,
-            });
-        }
-    }
-
-    fn delete(&mut self, moment: Moment) {
-        if is_after(self.deleted, moment.0) {
-            self.forget_until(moment.0);
-            self.deleted = Some(moment);
-        }
-    }
-
-    /// Forgets everything that this version wiped out.
-    fn forget_until(&mut self, version: Version) {
-        self.deleted = self.deleted.filter(|moment| moment.0 > version);
-        self.upsert = self.upsert.take().and_then(|upsert| upsert.since(version));
-    }
-
-    fn bytes(&self, key: &Key) -> usize {
-        key.size()
-            + std::mem::size_of::<MergingRow>()
-            + self.upsert.as_ref().map_or(0, |upsert| {
-                upsert.row.size()
-                    + upsert.ages.as_ref().map_or(0, |ages| ages.len() * size_of::<Version>())
-            })
-    }
-}
-
-impl Upsert {
-    /// Both as one: of every column the newest cell that is not absent.
-    fn merged(self, other: Upsert) -> Upsert {
-        let (newer, older) =
-            if self.version >= other.version { (self, other) } else { (other, self) };
-        if newer.ages.is_none() && !newer.row.has_absent() {
-            return newer;
-        }
-        let age = |place| newer.age(place).max(older.age(place)).unwrap_or(Version::ZERO);
-        let pick = |place| {
-            let kept = newer.age(place) >= older.age(place);
-            if kept { newer.row.cell(place) } else { older.row.cell(place) }
-        };
-        Upsert {
-            row: Row::from_cells((0..newer.row.len()).map(pick)),
-            ages: Some((0..newer.row.len()).map(age).collect()),
-            version: newer.version,
-            updated_at: newer.updated_at,
-        }
-    }
-
-    /// What is left of it when this version wiped the row out; `None` if it is older itself.
-    fn since(self, version: Version) -> Option<Upsert> {
-        if self.version <= version {
-            return None;
-        }
-        if self.ages.is_none() {
-            return Some(self);
-        }
-        let keep = |place| {
-            let kept = self.age(place).is_some_and(|age| age > version);
-            if kept { self.row.cell(place) } else { Cell::Absent }
-        };
-        let row = Row::from_cells((0..self.row.len()).map(keep));
-        Some(Upsert { row, ..self })
-    }
-
-    /// The version that a cell is from; `None` if it is absent.
-    fn age(&self, place: usize) -> Option<Version> {
-        match (self.row.cell(place), &self.ages) {
-            (Cell::Absent, _) => None,
-            (Cell::Value(_) | Cell::Null, None) => Some(self.version),
-            (Cell::Value(_) | Cell::Null, Some(ages)) => Some(ages[place]),
-        }
-    }
-}
-
-fn is_after(wiped: Option<Moment>, version: Version) -> bool {
-    wiped.is_none_or(|moment| moment.0 < version)
 }
 
 fn defect(table: &TableName, what: &str) -> Error {

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use connectors::change::Transaction;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// A transaction and the memory that it occupies until it is dropped.
+/// A transaction and the memory that it occupies.
 #[derive(Debug)]
 pub struct Queued {
     /// The transaction.
     pub transaction: Transaction,
-    _memory: OwnedSemaphorePermit,
+    /// Its memory, given back when this is dropped.
+    pub memory: OwnedSemaphorePermit,
 }
 
 /// The reader's end.
@@ -45,6 +46,6 @@ impl Sender {
     /// Sends into reserved room; `false` when the receiver is gone.
     #[must_use]
     pub fn send(&self, transaction: Transaction, room: OwnedSemaphorePermit) -> bool {
-        self.channel.send(Queued { transaction, _memory: room }).is_ok()
+        self.channel.send(Queued { transaction, memory: room }).is_ok()
     }
 }

@@ -221,6 +221,17 @@ impl CatalogTable {
         let key = self.key.iter().map(place).collect::<Option<Vec<usize>>>();
         // A key has only columns that are replicated; `choose_keys` saw to it.
         let Some(key) = key else { return stop(Code::NoKey, "has a key that is not replicated") };
+        if let Some(&at) = key.iter().find(|&&at| has_empty_label(&columns[at])) {
+            let what = format!(
+                "table {}: the label '' of key column {} reads like a SET without labels, so two \
+                 keys would be one",
+                self.name, columns[at].name
+            );
+            return Err(Error::stop(
+                Code::SourceSettings,
+                format!("{what}; rename the label or {exclude}"),
+            ));
+        }
         Ok(TableSchema { name: self.name.clone(), id: 0, engine: self.engine, columns, key })
     }
 
@@ -316,6 +327,15 @@ pub fn optional(row: &Row, at: usize) -> Result<Option<String>> {
 /// `protocol`.
 pub fn number(row: &Row, at: usize) -> Result<u64> {
     text(row, at)?.parse().map_err(|_| not_understood())
+}
+
+/// Whether '' is a label of this SET. No label at all, which is common, prints as '' too.
+fn has_empty_label(column: &Column) -> bool {
+    let native = column.native.as_deref().unwrap_or_default();
+    match MysqlType::parse(native) {
+        Ok(MysqlType::Set(labels, _)) => labels.has_empty(),
+        _ => false,
+    }
 }
 
 fn not_understood() -> Error {

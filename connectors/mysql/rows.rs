@@ -17,7 +17,7 @@ use super::types::{Labels, MysqlType};
 use super::{decimal, json};
 use crate::ZeroDates;
 use crate::calendar;
-use crate::change::{Cell, Row};
+use crate::change::{Cell, Row, RowBuilder};
 use crate::float;
 use crate::schema::TableSchema;
 
@@ -80,7 +80,9 @@ impl Cells {
     /// The row, in an allocation of its own.
     #[must_use]
     pub fn row(&self) -> Row {
-        Row::from_cells((0..self.spans.len()).map(|place| self.cell(place)))
+        let mut row = RowBuilder::new(self.spans.len(), self.text.len());
+        (0..self.spans.len()).for_each(|place| row.push(self.cell(place)));
+        row.finish()
     }
 
     /// Takes what this image lacks from another image of the row.
@@ -209,7 +211,11 @@ impl Plan {
         // What a value is made of is read before it is judged, so a refusal leaves the reader at
         // the next value.
         let value = Value::read(wire, reader)?;
-        cells.spans[place] = match value.push(mysql_type, self.zero_dates, &mut cells.text) {
+        let pushed = match self.schema.is_key(place) && value.reads_like_a_label(mysql_type) {
+            true => Err(Malformed::new(LIKE_A_LABEL).into()),
+            false => value.push(mysql_type, self.zero_dates, &mut cells.text),
+        };
+        cells.spans[place] = match pushed {
             Ok(Pushed::Text) => Span::Text(start, cells.text.len()),
             Ok(Pushed::Null) => Span::Null,
             Err(refusal) => {
@@ -221,6 +227,9 @@ impl Plan {
         Ok(())
     }
 }
+
+/// What a text that is no label has become: the number 0, which prints as ''.
+pub const LIKE_A_LABEL: &str = "an invalid ENUM in a key, which reads like its label ''";
 
 /// A value as it stands in a row.
 #[derive(Clone, Copy, Debug)]
@@ -295,6 +304,11 @@ impl<'a> Value<'a> {
                 return Err(Malformed(format!("a value of type {code} has no known length")));
             }
         })
+    }
+
+    /// Whether it is an ENUM's number for no label, and yet its text is a label.
+    fn reads_like_a_label(self, mysql_type: &MysqlType) -> bool {
+        matches!(self, Value::Integer(0, _)) && mysql_type.has_empty_label()
     }
 
     /// Appends the value as canonical text.

@@ -395,7 +395,7 @@ impl Builder {
     fn halt(&mut self, table: &TableName, code: Code, why: &str) -> Result<Option<Transaction>> {
         self.shapes.halt(table);
         let part = self.next_part()?;
-        let change = Change::Halt { table: table.clone(), code, message: why.to_owned() };
+        let change = Change::halt(table.clone(), code, why.to_owned());
         self.open.as_mut().ok_or_else(outside)?.push(change)?;
         Ok(part)
     }
@@ -411,7 +411,7 @@ impl Builder {
                 "table {table} had changes in a large transaction that was rolled back when they \
                  had been applied; run `driftless backfill --table {table}`"
             );
-            open.push(Change::Halt { table, code: Code::Protocol, message })?;
+            open.push(Change::halt(table, Code::Protocol, message))?;
         }
         Ok(())
     }

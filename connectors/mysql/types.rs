@@ -102,6 +102,12 @@ impl Labels {
         self.labels.len()
     }
 
+    /// Whether one of them is ''.
+    #[must_use]
+    pub fn has_empty(&self) -> bool {
+        self.labels.iter().any(String::is_empty)
+    }
+
     /// The label of this number, from 0.
     ///
     /// # Errors
@@ -174,6 +180,13 @@ impl MysqlType {
             "inet6" => MysqlType::Inet6,
             _ => return Err(unknown()),
         })
+    }
+
+    /// Whether it is an ENUM with the label ''. A text that is no label becomes number 0, which
+    /// prints as '' too.
+    #[must_use]
+    pub fn has_empty_label(&self) -> bool {
+        matches!(self, MysqlType::Enum(labels, _) if labels.has_empty())
     }
 
     /// What the values mean to other databases. A LONGTEXT that MariaDB checks to be JSON is

@@ -116,6 +116,7 @@ impl<'a> OldTuple<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple<'a> {
     columns: u16,
+    value_bytes: usize,
     cells: &'a [u8],
 }
 
@@ -123,6 +124,11 @@ impl<'a> Tuple<'a> {
     /// How many cells it has.
     pub fn len(&self) -> usize {
         usize::from(self.columns)
+    }
+
+    /// How many bytes its values have together.
+    pub fn value_bytes(&self) -> usize {
+        self.value_bytes
     }
 
     /// The cells in order; an unchanged TOAST value is absent.
@@ -276,10 +282,13 @@ impl<'a> Reader<'a> {
     fn tuple(&mut self) -> Result<Tuple<'a>> {
         let columns = self.u16()?;
         let start = self.rest;
+        let mut value_bytes = 0;
         for _ in 0..columns {
-            self.cell()?;
+            if let Cell::Value(value) = self.cell()? {
+                value_bytes += value.len();
+            }
         }
-        Ok(Tuple { columns, cells: &start[..start.len() - self.rest.len()] })
+        Ok(Tuple { columns, value_bytes, cells: &start[..start.len() - self.rest.len()] })
     }
 
     fn cell(&mut self) -> Result<Cell<'a>> {

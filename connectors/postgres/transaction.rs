@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::lsn::{Bookmark, Lsn};
 use super::pgoutput::{Message, OldTuple, Tuple};
-use crate::change::{Change, Key, Row, Timestamp, Transaction};
+use crate::change::{Change, Key, Row, RowBuilder, Timestamp, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TableName, TableSchema};
 use crate::version::Version;
@@ -51,13 +51,28 @@ impl Shape {
                 self.keep.len()
             )));
         }
-        let kept = tuple.cells().zip(&self.keep).filter(|(_, keep)| **keep);
-        Ok(Row::from_cells(kept.map(|(cell, _)| cell)))
+        let mut row = RowBuilder::new(self.schema.columns.len(), tuple.value_bytes());
+        for (cell, keep) in tuple.cells().zip(&self.keep) {
+            if *keep {
+                row.push(cell);
+            }
+        }
+        Ok(row.finish())
     }
 
     fn key(&self, row: &Row) -> Result<Key> {
-        Key::of(&self.schema, row)
-            .ok_or_else(|| wrong(format!("a row of {} has no key", self.schema.name)))
+        Key::of(&self.schema, row).ok_or_else(|| self.no_key())
+    }
+
+    fn upsert(&self, row: Row) -> Result<Change> {
+        match row.has_key(&self.schema) {
+            true => Ok(Change::Upsert { table: self.schema.clone(), row }),
+            false => Err(self.no_key()),
+        }
+    }
+
+    fn no_key(&self) -> Error {
+        wrong(format!("a row of {} has no key", self.schema.name))
     }
 
     /// The row with what the old tuple knows better.
@@ -77,6 +92,9 @@ impl Shape {
         }
     }
 }
+
+/// What a message does to a row: a deletion of its old key, if that is another, and the change.
+type RowChange = (Option<Change>, Change);
 
 /// Builds transactions, one message after another.
 pub struct Builder {
@@ -143,7 +161,7 @@ impl Builder {
         self.relations.insert(id, relation.clone());
         match relation {
             Relation::Halted { table, code, message } => {
-                self.push(vec![Change::Halt { table, code, message }])
+                self.push([Change::halt(table, code, message)])
             }
             Relation::Table(_) | Relation::Ignored => Ok(None),
         }
@@ -161,17 +179,15 @@ impl Builder {
                 Ok(None)
             }
             Message::Commit { commit_lsn, end_lsn } => self.commit(*commit_lsn, *end_lsn).map(Some),
-            Message::Insert { relation, new } => self.row_change(*relation, |shape| {
-                let row = shape.row(*new)?;
-                shape.key(&row)?;
-                Ok(vec![Change::Upsert { table: shape.schema.clone(), row }])
-            }),
+            Message::Insert { relation, new } => {
+                self.row_change(*relation, |shape| Ok((None, shape.upsert(shape.row(*new)?)?)))
+            }
             Message::Update { relation, old, new } => {
                 self.row_change(*relation, |shape| update(shape, old.as_ref(), *new))
             }
             Message::Delete { relation, old } => self.row_change(*relation, |shape| {
                 let key = shape.key(&shape.row(old.tuple())?)?;
-                Ok(vec![Change::Delete { table: shape.schema.clone(), key }])
+                Ok((None, Change::Delete { table: shape.schema.clone(), key }))
             }),
             Message::Truncate { relations } => self.truncate(relations),
             Message::Origin | Message::Type | Message::Logical { .. } => Ok(None),
@@ -184,8 +200,9 @@ impl Builder {
         if self.open.is_some() {
             return Err(wrong("a transaction begins inside another"));
         }
-        if final_lsn < self.reached.log {
-            let reached = self.reached.log;
+        // Whatever begins before that was given out already.
+        if final_lsn < self.reached.lsn {
+            let reached = self.reached.lsn;
             return Err(wrong(format!("commit {final_lsn} comes after {reached}")));
         }
         self.open = Some(Open {
@@ -212,12 +229,12 @@ impl Builder {
     fn row_change(
         &mut self,
         relation: u32,
-        build: impl FnOnce(&Shape) -> Result<Vec<Change>>,
+        build: impl FnOnce(&Shape) -> Result<RowChange>,
     ) -> Result<Option<Transaction>> {
         match self.relations.get(&relation) {
             Some(Relation::Table(shape)) => {
-                let changes = build(shape)?;
-                self.push(changes)
+                let (deletion, change) = build(shape)?;
+                self.push(deletion.into_iter().chain([change]))
             }
             Some(Relation::Halted { .. }) => self.skip(1),
             Some(Relation::Ignored) => Ok(None),
@@ -251,9 +268,10 @@ impl Builder {
     }
 
     /// Appends changes; returns the part before them when it ends there.
-    fn push(&mut self, changes: Vec<Change>) -> Result<Option<Transaction>> {
+    fn push(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<Option<Transaction>> {
         let open = self.open.as_mut().ok_or_else(outside)?;
-        if changes.is_empty() {
+        let mut changes = changes.into_iter().peekable();
+        if changes.peek().is_none() {
             return Ok(None);
         }
         // Ordinals of one part follow one by one, so a gap begins a new part.
@@ -269,8 +287,10 @@ impl Builder {
         } else {
             open.first_ordinal = open.first_ordinal.checked_add(gap).ok_or_else(too_many)?;
         }
-        open.bytes += changes.iter().map(Change::size).sum::<usize>();
-        open.changes.extend(changes);
+        for change in changes {
+            open.bytes += change.size();
+            open.changes.push(change);
+        }
         open.next_ordinal()?;
         Ok(part.map(|(final_lsn, committed_at, first_ordinal, changes)| {
             let part =
@@ -298,20 +318,15 @@ impl Open {
     }
 }
 
-fn update(shape: &Shape, old: Option<&OldTuple<'_>>, new: Tuple<'_>) -> Result<Vec<Change>> {
-    let table = shape.schema.clone();
+fn update(shape: &Shape, old: Option<&OldTuple<'_>>, new: Tuple<'_>) -> Result<RowChange> {
     let row = shape.row(new)?;
-    let Some(old) = old else {
-        shape.key(&row)?;
-        return Ok(vec![Change::Upsert { table, row }]);
-    };
+    let Some(old) = old else { return Ok((None, shape.upsert(row)?)) };
     let old_row = shape.row(old.tuple())?;
     let row = shape.completed(row, old, &old_row);
-    let old_key = shape.key(&old_row)?;
-    if old_key == shape.key(&row)? {
-        return Ok(vec![Change::Upsert { table, row }]);
-    }
-    Ok(vec![Change::Delete { table: table.clone(), key: old_key }, Change::Upsert { table, row }])
+    let key = shape.key(&old_row)?;
+    let moved = key != shape.key(&row)?;
+    let deletion = moved.then(|| Change::Delete { table: shape.schema.clone(), key });
+    Ok((deletion, shape.upsert(row)?))
 }
 
 fn outside() -> Error {

@@ -2,7 +2,8 @@
 //!
 //! A statement may rightly take long, so silence alone proves nothing: after some of it the
 //! server is asked, over a connection of its own, whether it is still at work for the session.
-//! The surprise: an answer of "idle" is as bad as none. It means that what was said got lost.
+//! The surprise: an answer of "idle" is as bad as none. It means that what was said got lost. So is
+//! "I am sending", when nothing has come for so long.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,13 +18,16 @@ use tokio_postgres::Client;
 
 use super::config::Config;
 use super::connect::{self, Socket};
+use crate::error::{Code, Error, Result};
 
 /// After this much silence of the server, with something of ours unanswered, it is asked.
 const SILENCE: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_millis(100);
 
 const AT_WORK: &str = "SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND state <> 'idle' \
-     AND state <> 'idle in transaction' AND state <> 'idle in transaction (aborted)'";
+     AND state <> 'idle in transaction' AND state <> 'idle in transaction (aborted)' \
+     AND wait_event IS DISTINCT FROM 'ClientWrite'";
 
 /// When the two sides last spoke, in milliseconds since the session began.
 #[derive(Debug)]
@@ -124,6 +128,64 @@ pub async fn watch(config: Config, talk: Arc<Talk>, backend_pid: i32, session: A
     }
 }
 
+/// The patience with a session that is read without the driver: `bulk.rs`.
+///
+/// Cancel-safe: a question about the session goes on when the future that asked it is dropped.
+pub struct Patience {
+    config: Arc<Config>,
+    backend_pid: i32,
+    /// How long it may say nothing before it is asked after.
+    silence: Duration,
+    /// When it last said something, or was last known to be at work.
+    since: Instant,
+    asking: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
+}
+
+impl Patience {
+    /// With the session of this server process.
+    pub fn new(config: Arc<Config>, backend_pid: i32) -> Patience {
+        Patience { config, backend_pid, silence: SILENCE, since: Instant::now(), asking: None }
+    }
+
+    /// Waits for the server to say something, as long as it is at work for us.
+    ///
+    /// # Errors
+    /// `unreachable` (transient) when it is not.
+    pub async fn wait<T>(&mut self, something: impl Future<Output = T>) -> Result<T> {
+        tokio::pin!(something);
+        loop {
+            let Some(asking) = &mut self.asking else {
+                // A call that finds the time already over still looks at what has arrived.
+                let deadline = (self.since + self.silence).max(Instant::now() + GRACE);
+                if let Ok(done) = tokio::time::timeout_at(deadline, &mut something).await {
+                    self.since = Instant::now();
+                    return Ok(done);
+                }
+                let (config, backend_pid) = (self.config.clone(), self.backend_pid);
+                self.asking = Some(Box::pin(async move { is_at_work(&config, backend_pid).await }));
+                continue;
+            };
+            let at_work = tokio::select! {
+                biased;
+                done = &mut something => {
+                    (self.since, self.asking) = (Instant::now(), None);
+                    return Ok(done);
+                }
+                at_work = asking => at_work,
+            };
+            (self.since, self.asking) = (Instant::now(), None);
+            if at_work {
+                continue;
+            }
+            // It may have answered in the meantime.
+            return tokio::time::timeout(GRACE, something).await.map_err(|_| {
+                let message = "the source says nothing, and is not at work for us any more";
+                Error::transient(Code::Unreachable, message)
+            });
+        }
+    }
+}
+
 async fn is_at_work(config: &Config, backend_pid: i32) -> bool {
     let Ok(probe) = connect::connect_unwatched(config, "driftless watchdog").await else {
         return false;
@@ -131,4 +193,34 @@ async fn is_at_work(config: &Config, backend_pid: i32) -> bool {
     let asked = async |probe: Client| probe.query_opt(AT_WORK, &[&backend_pid]).await;
     let answer = tokio::time::timeout(SILENCE, asked(probe)).await;
     matches!(answer, Ok(Ok(Some(_))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::super::session;
+    use super::super::testing::Database;
+    use super::*;
+
+    #[tokio::test]
+    async fn patience_lasts_as_long_as_the_server_is_at_work_for_us() {
+        let database = Database::create().await;
+        let config = Arc::new(Config::parse(&database.url()).unwrap());
+        let mut wire = session::login(&config, "test").await.unwrap();
+        let rows = wire.ask("SELECT pg_backend_pid()").await.unwrap().unwrap();
+        let pid = rows[0][0].as_deref().unwrap().parse().unwrap();
+        let mut patience = Patience::new(config, pid);
+        patience.silence = Duration::from_millis(20);
+        let slept = patience.wait(wire.ask("SELECT pg_sleep(1)")).await.unwrap();
+        assert!(slept.unwrap().is_ok());
+        let mut must_end = async |what| {
+            let error = patience.wait(pending::<()>()).await.expect_err(what);
+            assert!(error.is_transient(), "{error}");
+        };
+        must_end("it is idle, so what we said got lost").await;
+        let much = "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 100000)) TO STDOUT";
+        wire.send(much).await.unwrap();
+        must_end("it is sending, so what it said got lost").await;
+    }
 }

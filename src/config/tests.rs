@@ -37,6 +37,7 @@ fn defaults() -> Settings {
         plain_schema: "public".into(),
         source_url: Secret::new("postgres://u@h/d"),
         server_id: None,
+        bulk_read: true,
         zero_dates: ZeroDates::Stop,
         accept_cascades: false,
         target_url: Secret::new("sqlite:r.db"),
@@ -89,6 +90,7 @@ fn every_key_of_the_file_takes_effect() {
         copy_workers = 4
         [source]
         url = \"postgres://u:${PW}@h/d\"
+        bulk_read = false
         server_id = 7
         zero_dates = \"null\"
         cascades = \"accept\"
@@ -112,6 +114,7 @@ fn every_key_of_the_file_takes_effect() {
         plain_schema: "public".into(),
         source_url: Secret::new("postgres://u:a%40b@h/d"),
         server_id: Some(7),
+        bulk_read: false,
         zero_dates: ZeroDates::Null,
         accept_cascades: true,
         target_url: Secret::new("sqlite:shop.db"),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use connectors::change::{Applied, Batch, Checkpoint};
+use connectors::change::{Applied, Batch, Cell, Checkpoint};
 use connectors::memory::{Faults, MemoryTarget, TargetServer};
 use connectors::schema::{Column, ColumnType, Engine};
 use connectors::version::Position;
@@ -157,11 +157,7 @@ fn what_cannot_be_merged_is_refused() {
     let mut wider = (*table("t")).clone();
     wider.columns.push(Column { id: 9, name: "new".into(), ..wider.columns[1].clone() });
     let table = table("t");
-    let halt = Change::Halt {
-        table: table.name.clone(),
-        code: Code::SchemaChange,
-        message: String::new(),
-    };
+    let halt = Change::halt(table.name.clone(), Code::SchemaChange, String::new());
     let refused = [
         halt,
         Change::Upsert { table: table.clone(), row: row(".111") },
@@ -270,7 +266,7 @@ proptest! {
         let mut merger = merger(&delivery);
         let (rows, bytes) = (merger.rows(), merger.bytes());
         let kept: usize =
-            merger.tables.values().flat_map(|t| &t.rows).map(|(k, row)| row.bytes(k)).sum();
+            merger.tables.iter().map(MergingTable::bytes_counted).sum();
         prop_assert_eq!(bytes, kept);
         prop_assert_eq!(rows, words(&mut merger).len());
     }

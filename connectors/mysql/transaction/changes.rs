@@ -55,7 +55,7 @@ impl Builder {
                 let table = &plan.schema.name;
                 self.shapes.halt(table);
                 let open = self.open.as_mut().ok_or_else(outside)?;
-                open.push(Change::Halt { table: table.clone(), code, message: why })?;
+                open.push(Change::halt(table.clone(), code, why))?;
                 // The row itself is left out too.
                 let wires: Vec<_> = plan.columns.iter().map(|column| column.wire).collect();
                 open.skip(2 * images.count(before, &wires).unwrap_or(before.rest().len()))?;

@@ -22,15 +22,21 @@ use crate::version::Version;
 impl PostgresTarget {
     pub(super) async fn load_rows(&mut self, rows: &TableBatch) -> Result<()> {
         let fence = self.joined.ok_or_else(records::not_joined)?;
-        match self.attempt_load(fence, rows).await {
-            Ok(()) => Ok(()),
-            Err(Failure::Ours(error)) => {
-                self.roll_back().await;
-                Err(error)
-            }
-            Err(Failure::Server(error)) => {
-                self.roll_back().await;
-                Err(self.explain(from_ref(rows), Version::ZERO, &error).await)
+        loop {
+            let failure = match self.attempt_load(fence, rows).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => failure,
+            };
+            self.roll_back().await;
+            match failure {
+                Failure::Ours(error) => return Err(error),
+                Failure::Server(error) => {
+                    return Err(self.explain(from_ref(rows), Version::ZERO, &error).await);
+                }
+                Failure::NoBinary(place) => {
+                    let prepared = self.write_text(place).await;
+                    prepared.map_err(|failure| failure.doing("prepare to write text"))?;
+                }
             }
         }
     }

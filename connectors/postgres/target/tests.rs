@@ -2,6 +2,7 @@
 //! hold the promises by theme.
 
 mod claims;
+mod forms;
 mod loads;
 mod model;
 mod rows;

@@ -73,6 +73,14 @@ async fn json_of_mariadb_is_a_text_that_is_checked() {
 }
 
 #[tokio::test]
+async fn a_key_whose_label_reads_like_no_label_is_refused() {
+    let sql = "CREATE TABLE t (k set('a','') NOT NULL PRIMARY KEY)";
+    check_refused(sql, Code::SourceSettings, "rename the label").await;
+    let sql = "CREATE TABLE t (k set('a') NOT NULL PRIMARY KEY, v set('','a'))";
+    assert_eq!(Fixture::new(sql).await.tables().await.len(), 1);
+}
+
+#[tokio::test]
 async fn without_a_primary_key_the_first_unique_one_without_null_serves() {
     let sql = "CREATE TABLE t (a int NOT NULL, b int NOT NULL, c int, UNIQUE z (a), \
                UNIQUE y (b, a), UNIQUE x (c))";

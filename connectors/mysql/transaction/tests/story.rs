@@ -192,7 +192,7 @@ fn an_error_names_the_row_without_its_values() {
     let mut builder = builder(start(Flavor::Mariadb), &fixture, ZeroDates::Stop);
     let all = fixtures::transactions(&mut builder, &fixture.events, &now(&fixture)).unwrap();
     let halt = |change: &Change| match change {
-        Change::Halt { code: Code::ZeroDate, message, .. } => Some(message.clone()),
+        Change::Halt { code: Code::ZeroDate, message, .. } => Some(message.to_string()),
         _ => None,
     };
     let message = all.iter().flat_map(|one| &one.changes).find_map(halt).unwrap();
