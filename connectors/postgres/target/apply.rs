@@ -45,21 +45,26 @@ impl PostgresTarget {
         self.claimed()?;
         self.retry_lock().await?;
         loop {
-            let failure = match self.attempt(batch).await {
+            match self.attempt(batch).await {
                 Ok(applied) => return Ok(applied),
-                Err(failure) => failure,
-            };
-            self.roll_back().await;
-            match failure {
-                Failure::Ours(error) => return Err(error),
-                Failure::Server(error) => {
-                    return Err(self.explain(&batch.tables, batch.floor, &error).await);
-                }
-                Failure::NoBinary(place) => {
-                    let prepared = self.write_text(place).await;
-                    prepared.map_err(|failure| failure.doing("prepare to write text"))?;
-                }
+                Err(failure) => self.recover(failure, &batch.tables, batch.floor).await?,
             }
+        }
+    }
+
+    /// Ends the transaction of a failed attempt, and says why it failed; `Ok` if it is worth
+    /// another one.
+    pub(super) async fn recover(
+        &mut self,
+        failure: Failure,
+        tables: &[TableBatch],
+        floor: Version,
+    ) -> Result<()> {
+        self.roll_back().await;
+        match failure {
+            Failure::Ours(error) => Err(error),
+            Failure::Server(error) => Err(self.explain(tables, floor, &error).await),
+            Failure::NoBinary(place) => self.write_text(place).await,
         }
     }
 
@@ -228,7 +233,7 @@ impl PostgresTarget {
     }
 
     /// Turns a refusal of the server into the reaction that it asks for.
-    pub(super) async fn explain(
+    async fn explain(
         &mut self,
         tables: &[TableBatch],
         floor: Version,

@@ -11,7 +11,7 @@
 
 use std::slice::from_ref;
 
-use super::{Attempt, Failure, PostgresTarget, text};
+use super::{Attempt, PostgresTarget, text};
 use crate::change::TableBatch;
 use crate::error::Result;
 use crate::part::TablePart;
@@ -23,20 +23,9 @@ impl PostgresTarget {
     pub(super) async fn load_rows(&mut self, rows: &TableBatch) -> Result<()> {
         let fence = self.joined.ok_or_else(records::not_joined)?;
         loop {
-            let failure = match self.attempt_load(fence, rows).await {
+            match self.attempt_load(fence, rows).await {
                 Ok(()) => return Ok(()),
-                Err(failure) => failure,
-            };
-            self.roll_back().await;
-            match failure {
-                Failure::Ours(error) => return Err(error),
-                Failure::Server(error) => {
-                    return Err(self.explain(from_ref(rows), Version::ZERO, &error).await);
-                }
-                Failure::NoBinary(place) => {
-                    let prepared = self.write_text(place).await;
-                    prepared.map_err(|failure| failure.doing("prepare to write text"))?;
-                }
+                Err(failure) => self.recover(failure, from_ref(rows), Version::ZERO).await?,
             }
         }
     }

@@ -31,10 +31,7 @@ impl PostgresTarget {
             let found = self.search(tables, floor).await;
             self.roll_back().await;
             match found {
-                Err(Failure::NoBinary(place)) => {
-                    let prepared = self.write_text(place).await;
-                    prepared.map_err(|failure| failure.doing("prepare to write text"))?;
-                }
+                Err(Failure::NoBinary(place)) => self.write_text(place).await?,
                 found => break found,
             }
         };
