@@ -2,8 +2,9 @@
 //!
 //! `TargetServer` is the database and survives the engine; `MemoryTarget` is one connection. The
 //! rules of `apply` are those of the SQL of the real targets; `rows` has them, row by row.
-//! Surprise: `load` is not one step. What it sees of the tombstones is as old as its beginning, so
-//! that whoever does not keep loaders and the log apart is found out.
+//! Surprise: `load` is not one step. What it sees of the tombstones is as old as its beginning, and
+//! one that is given up may be committed later, after the next batch or before the next claim. So
+//! whoever does not keep loaders and the log apart is found out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use super::rows::{StoredRow, Table, TableWrite, write};
-use super::{Faults, Filter};
+use super::{Answer, Faults, Filter, fault};
 use crate::change::{
     Applied, Batch, Checkpoint, Key, Row, RowUpsert, TableBatch, TableStatus, Timestamp,
 };
@@ -39,7 +40,36 @@ struct Database {
     pipelines: BTreeMap<String, Pipeline>,
     tables: BTreeMap<TableName, Table>,
     poison: BTreeSet<(TableName, Key)>,
+    /// Loads that were given up, and that the server goes on with.
+    given_up: Vec<Load>,
     connections: u64,
+}
+
+/// A loader's transaction that was told to commit.
+#[derive(Clone, Debug)]
+struct Load {
+    options: TargetOptions,
+    fence: u64,
+    rows: TableBatch,
+    /// The tombstones that it saw.
+    seen: BTreeMap<(TableName, Key), Version>,
+}
+
+/// A load whose answer is waited for.
+struct Waiting {
+    server: Arc<TargetServer>,
+    load: Option<Load>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some(load) = self.load.take() else { return };
+        let mut database = self.server.lock();
+        // A claim has ended it.
+        if database.fence(&load.options.pipeline) == Some(load.fence) {
+            database.given_up.push(load);
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -119,6 +149,7 @@ impl TargetServer {
         let connections = database.connections;
         *database = backup.0.clone();
         database.connections = connections;
+        database.given_up.clear();
         database.pipelines.values_mut().for_each(|pipeline| pipeline.writer = None);
     }
 
@@ -207,8 +238,12 @@ impl Target for MemoryTarget {
 
     async fn claim(&mut self, claim: &Claim) -> Result<Remembered> {
         let answer = self.faults.commit_point("target.claim.before_commit").await?;
-        let remembered =
-            claim_in(&mut self.server.lock(), &self.options.pipeline, claim, self.connection)?;
+        let remembered = {
+            let mut database = self.server.lock();
+            // It waits for whatever may still be committed.
+            database.commit_given_up();
+            claim_in(&mut database, &self.options.pipeline, claim, self.connection)?
+        };
         let remembered = answer.give(remembered, "target.claim.before_commit")?;
         self.fence = Some(remembered.fence);
         self.faults.point("target.claim.after_commit").await?;
@@ -250,6 +285,7 @@ impl Target for MemoryTarget {
             let applied = apply_in(&mut after, &self.options, batch)?;
             if applied == Applied::Done {
                 *database = after;
+                database.commit_given_up();
             }
             applied
         };
@@ -270,14 +306,21 @@ impl Target for MemoryTarget {
         let fence = self.joined.ok_or_else(records::not_joined)?;
         self.faults.point("target.load.begin").await?;
         let seen = self.under(fence, &mut self.server.lock())?.tombstones.clone();
-        let answer = self.faults.commit_point("target.load.before_commit").await?;
+        let load = Load { options: self.options.clone(), fence, rows: rows.clone(), seen };
+        let mut waiting = Waiting { server: Arc::clone(&self.server), load: Some(load) };
+        let answer = self.faults.commit_point("target.load.before_commit").await;
+        if let Ok(Answer::IsLost) = answer {
+            drop(waiting);
+            return Err(fault("target.load.before_commit"));
+        }
+        let load = waiting.load.take();
+        answer?;
         {
             let mut database = self.server.lock();
             // A real claim waits for this transaction, or ends it.
             self.under(fence, &mut database)?;
-            load_in(&mut database, &self.options, rows, seen)?;
+            load.map_or(Ok(()), |load| load_in(&mut database, load))?;
         }
-        answer.give((), "target.load.before_commit")?;
         self.faults.point("target.load.after_commit").await
     }
 
@@ -328,6 +371,17 @@ impl Target for MemoryTarget {
 }
 
 impl Database {
+    fn commit_given_up(&mut self) {
+        for load in std::mem::take(&mut self.given_up) {
+            // Nobody hears of what is refused.
+            let _ = load_in(self, load);
+        }
+    }
+
+    fn fence(&self, pipeline: &str) -> Option<u64> {
+        self.pipelines.get(pipeline).map(|pipeline| pipeline.remembered.fence)
+    }
+
     fn table(&self, table: &TableName) -> Result<&Table> {
         self.tables.get(table).ok_or_else(|| {
             Error::table(table, Code::MissingTable, format!("table {table} is not in the target"))
@@ -457,17 +511,13 @@ fn apply_in(database: &mut Database, options: &TargetOptions, batch: &Batch) -> 
 
 /// Writes a chunk's rows, unless one of them is outranked by what is there or by what was seen of
 /// the tombstones.
-fn load_in(
-    database: &mut Database,
-    options: &TargetOptions,
-    rows: &TableBatch,
-    mut seen: BTreeMap<(TableName, Key), Version>,
-) -> Result<()> {
+fn load_in(database: &mut Database, load: Load) -> Result<()> {
+    let Load { options, rows, mut seen, .. } = load;
     let name = &rows.table.name;
     let Database { tables, poison, .. } = database;
-    let stored = accept(tables.get_mut(name), rows, poison)?;
+    let stored = accept(tables.get_mut(name), &rows, poison)?;
     let (tombstones, floor, soft) = (&mut seen, Version::ZERO, options.soft_deletes);
-    let missing = TableWrite { name, stored, tombstones, floor, soft }.apply(rows);
+    let missing = TableWrite { name, stored, tombstones, floor, soft }.apply(&rows);
     if missing.is_empty() { Ok(()) } else { Err(defect("a row of a chunk has absent cells")) }
 }
 
