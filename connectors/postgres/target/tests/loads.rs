@@ -3,6 +3,7 @@
 use super::support::*;
 use crate::change::Applied;
 use crate::error::{Code, Kind};
+use crate::postgres::target::row_writer::Form;
 use crate::postgres::target::{claim, target};
 use crate::{Claim, Target};
 
@@ -24,6 +25,21 @@ async fn a_loader_respects_newer_rows_tombstones_and_truncations() {
         assert_eq!(loader.load(&chunk).await, Ok(()), "once more");
         assert_eq!(fixture.look(ROWS).await, ["5|new"], "soft: {soft}");
     }
+}
+
+/// Of the second chunk a row is there already, so that it is staged.
+#[tokio::test]
+async fn a_chunk_with_a_value_that_is_not_canonical_is_loaded_as_text() {
+    let fixture = Fixture::with(&usual(), false).await;
+    for (number, value) in [("1", "+2"), ("1", "+3")] {
+        let mut loader = fixture.loader(1).await;
+        let chunk = part(&usual()).upsert(1, &[number, "a", "\\"]);
+        assert_eq!(loader.load(&chunk).await, Ok(()));
+        assert!(matches!(loader.stages[0].form(), Form::Binary(_)));
+        assert_eq!(loader.load(&chunk.upsert(1, &[value, "b", "\t"])).await, Ok(()));
+        assert!(matches!(loader.stages[0].form(), Form::Text));
+    }
+    assert_eq!(fixture.look(ROWS).await, ["1|a", "2|b", "3|b"]);
 }
 
 #[tokio::test]
