@@ -194,7 +194,8 @@ async fn unless_fenced(target: &mut dyn Target, fence: u64, error: Error) -> Err
         Ok(Some(now)) if now.fence != fence => {
             Error::stop(Code::Fenced, "another instance has taken the pipeline over")
         }
-        // The first error says more than that the target cannot be asked.
+        // Unless the target can be asked, nobody knows; the next session sees it again.
+        Err(unasked) if unasked.is_transient() => unasked,
         Ok(_) | Err(_) => error,
     }
 }
