@@ -29,7 +29,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::change::{Applied, Batch, Checkpoint, Chunk, Key, Row, TableStatus, Transaction};
+use crate::change::{
+    Applied, Batch, Checkpoint, Chunk, Key, Row, TableBatch, TableStatus, Transaction,
+};
 use crate::error::{Code, Error, Result};
 pub use crate::finding::{Finding, Level};
 use crate::schema::{TableName, TablePatterns, TableSchema};
@@ -295,7 +297,7 @@ pub enum Prepared {
     Added(Vec<String>),
 }
 
-/// A database that we write. One writer at a time: every method that writes compares the fence.
+/// A database that we write. One process at a time: every method that writes compares the fence.
 #[async_trait]
 pub trait Target: Send {
     /// Looks at everything that writing needs, and changes nothing.
@@ -312,7 +314,8 @@ pub trait Target: Send {
 
     /// Makes us the one writer: creates our own tables if need be, refuses while another
     /// instance is alive (unless told to take over), raises the fence and keeps it for all that
-    /// follows. Returns what the target knows.
+    /// follows. Returns what the target knows. No transaction of an earlier session of this
+    /// pipeline can commit any more when it returns.
     ///
     /// # Errors
     /// `already-running`, `fenced`.
@@ -342,6 +345,30 @@ pub trait Target: Send {
     /// committed, and this table's part is the reason (`poison-row` names the key's hash and the
     /// version). `Stop` with `fenced`: another instance has taken over.
     async fn apply(&mut self, batch: &Batch) -> Result<Applied>;
+
+    /// Makes this session a loader: a helper of the session that claimed with this fence, on a
+    /// connection of its own, which may `load` from now on and nothing else. `false` where the
+    /// database takes one writer at a time.
+    ///
+    /// # Errors
+    /// The connection.
+    async fn join(&mut self, fence: u64) -> Result<bool>;
+
+    /// A loader writes the rows of a chunk in a transaction of its own, which leaves the
+    /// checkpoint where it is and may only be committed while the fence is the one that it joined.
+    /// The rows have all their cells; there are no deletes and no truncation. As with `apply`, for
+    /// every key the greater version wins, tombstones included, it is durable when it returns, and
+    /// doing it twice is the same as once.
+    ///
+    /// The caller sees to it that meanwhile neither `apply` nor `prepare` touches this table and
+    /// that no other loader writes the same keys: the tombstones are looked at before the rows are
+    /// written, and a delete that comes in between would find nothing to delete.
+    ///
+    /// A claim waits until no loader of an earlier session can commit any more.
+    ///
+    /// # Errors
+    /// As `apply`.
+    async fn load(&mut self, rows: &TableBatch) -> Result<()>;
 
     /// The rows of these keys with their versions, in canonical text; deleted ones are left out.
     ///

@@ -60,6 +60,12 @@ pub fn fenced(pipeline: &str) -> Error {
     Error::stop(Code::Fenced, message)
 }
 
+/// A session was asked to write a chunk beside the writer without having joined it.
+#[must_use]
+pub fn not_joined() -> Error {
+    Error::stop(Code::Internal, "a chunk was to be written by a session that is no loader")
+}
+
 /// The record that our claim made is gone from the table that holds it.
 #[must_use]
 pub fn lost(pipeline: &str, table: &str) -> Error {

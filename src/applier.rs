@@ -20,6 +20,7 @@ use tracing::{debug, error, info};
 
 use crate::batcher::{LogBatch, Request};
 use crate::floor::{Floor, Hold};
+use crate::gate::Gates;
 use crate::history;
 use crate::merge::{MergedTable, complete};
 use crate::order::{Order, Wanted, Widened, count_columns, reshaped};
@@ -62,6 +63,8 @@ pub struct Applier {
     pub floor: Arc<Floor>,
     /// Shared with the backfills.
     pub tables: Arc<Tables>,
+    /// Shared with the loaders of the backfills.
+    pub gates: Arc<Gates>,
     /// For people.
     pub status: Arc<Status>,
     /// What the target has.
@@ -239,6 +242,16 @@ impl Applier {
         {
             history::add(self.persist.store(), &known.schema)?;
         }
+        let alone = self.gates.alone([&schema.name]).await?;
+        let widened = self.prepare(schema, since).await;
+        // Only what the target does not answer any more may still be under way there.
+        if !widened.as_ref().is_err_and(Error::is_transient) {
+            alone.done();
+        }
+        widened
+    }
+
+    async fn prepare(&mut self, schema: &Arc<TableSchema>, since: Version) -> Result<()> {
         // The target records the table as `Copying` together with the new columns.
         if let Prepared::Added(columns) = self.target.prepare(schema).await? {
             info!(table = %schema.name, ?columns, "columns added in the target");
@@ -279,6 +292,10 @@ impl Applier {
             Wanted::Complete { columns } if !self.has_columns(&table, columns) => Err(reshaped()),
             Wanted::Complete { .. } => self.apply_status(table, TableStatus::Live).await?,
             Wanted::Status(status) => self.apply_status(table, status).await?,
+            Wanted::Sequence => {
+                self.commit(Vec::new(), BTreeMap::new(), None).await?;
+                Ok(self.checkpoint.sequence)
+            }
             Wanted::TakeUp => {
                 let stopped = self.tables.get(&table).map(|known| known.status);
                 let answer = self.apply_status(table.clone(), TableStatus::Copying).await?;
@@ -351,6 +368,8 @@ impl Applier {
         let floor = self.floor.announce(version);
         let checkpoint = Checkpoint { position, version, sequence };
         let mut batch = Batch { checkpoint, floor, tables, status };
+        let written = batch.tables.iter().map(|part| &part.table.name);
+        let alone = self.gates.alone(written).await?;
         loop {
             match self.target.apply(&batch).await {
                 Ok(Applied::Done) => break,
@@ -358,6 +377,7 @@ impl Applier {
                 Err(error) => self.leave_out(error, &mut batch)?,
             }
         }
+        alone.done();
         for (name, status) in &batch.status {
             self.tables.set_status(name, status.clone());
             self.status.table_status(name, status);

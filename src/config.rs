@@ -65,8 +65,9 @@ pub struct Settings {
     /// `pipeline.chunk_rows`: rows that a backfill reads in one transaction. Default 10000. Larger
     /// chunks are faster and hold back the source's vacuum longer.
     pub chunk_rows: usize,
-    /// `pipeline.copy_workers`: tables copied at a time, each with its own connection to the
-    /// source. Default 2.
+    /// `pipeline.copy_workers`: tables copied at a time, each read on a connection of its own; and
+    /// chunks of first copies written at a time, each on a connection of its own to a PostgreSQL
+    /// target. Default 2. More help only while source and target have idle cores.
     pub copy_workers: usize,
     /// `source.url`: `postgres://…` or `mysql://…`. No default.
     pub source_url: Secret,

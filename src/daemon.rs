@@ -26,6 +26,9 @@ const FIRST_CONNECT_MAX: Duration = Duration::from_secs(6);
 /// A session that lasted this long was healthy: the next wait is short again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
+/// Larger chunks are no faster.
+const CHUNK_BYTES_MAX: usize = 4 << 20;
+
 /// When `run` returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
@@ -126,6 +129,8 @@ fn open(settings: &Settings, status: &Arc<Status>) -> Result<Pipeline> {
         // and the chunks of the backfills.
         queue_bytes: settings.memory / 8,
         chunk_rows: settings.chunk_rows,
+        // One is read and one is written for each of the workers, each about twice in memory.
+        chunk_bytes: (settings.memory / 8 / settings.copy_workers).min(CHUNK_BYTES_MAX),
         copy_workers: settings.copy_workers,
         stop_on_table_error: settings.stop_on_table_error,
     };

@@ -10,6 +10,7 @@ pub mod applier;
 pub mod backfill;
 pub mod batcher;
 pub mod floor;
+pub mod gate;
 pub mod history;
 pub mod order;
 pub mod persist;

@@ -164,11 +164,13 @@ pub fn complete(merged: &mut TableBatch, rows: &[(Key, Row)], asked: &[Key]) {
 #[must_use]
 pub fn chunk_batch(chunk: Chunk, asked: Option<&[Key]>) -> TableBatch {
     let (version, updated_at) = (chunk.version, chunk.read_at);
-    let found: HashSet<&Key> = chunk.rows.iter().map(|(key, _)| key).collect();
     let mut missing: Vec<&Key> = asked.unwrap_or_default().iter().collect();
-    missing.retain(|key| !found.contains(key));
-    missing.sort_unstable();
-    missing.dedup();
+    if !missing.is_empty() {
+        let found: HashSet<&Key> = chunk.rows.iter().map(|(key, _)| key).collect();
+        missing.retain(|key| !found.contains(key));
+        missing.sort_unstable();
+        missing.dedup();
+    }
     let gone = |key: &Key| RowDelete { key: key.clone(), version, updated_at };
     let deletes = missing.into_iter().map(gone).collect();
     let upsert = |(key, row)| RowUpsert { key, row, version, updated_at };

@@ -32,6 +32,8 @@ pub enum Wanted {
     },
     /// Record this state.
     Status(TableStatus),
+    /// Nothing but a sequence above all that is durable by now.
+    Sequence,
     /// Record a stopped table as to be copied. The log goes on passing over it until the next
     /// session, which looks at its shape afresh.
     TakeUp,

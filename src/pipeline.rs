@@ -16,11 +16,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::applier::{Applier, Channels};
-use crate::backfill::{Backfills, Shared, Waiting};
+use crate::backfill::{Backfills, Loaders, Shared, Waiting};
 use crate::batcher::{Batcher, Bounds};
 use crate::connect::TargetFactory;
 use crate::control::Ask;
 use crate::floor::Floor;
+use crate::gate::Gates;
 use crate::persist::Persist;
 use crate::queue;
 use crate::reader::Reader;
@@ -37,7 +38,9 @@ pub struct Limits {
     pub queue_bytes: usize,
     /// Rows a chunk.
     pub chunk_rows: usize,
-    /// Tables copied at the same time.
+    /// About how many bytes a chunk has.
+    pub chunk_bytes: usize,
+    /// Tables copied at the same time, and chunks of first copies written at the same time.
     pub copy_workers: usize,
     /// Whether one table's error stops the whole pipeline.
     pub stop_on_table_error: bool,
@@ -110,6 +113,7 @@ impl Pipeline {
         }
         let tables = Arc::new(tables);
         let floor = Floor::new(checkpoint.version);
+        let gates = Arc::new(Gates::default());
         let (queue, queued) = queue::bounded(self.limits.queue_bytes);
         let (requests, requested) = mpsc::channel(1);
         let (orders, ordered) = mpsc::channel(1);
@@ -119,6 +123,7 @@ impl Pipeline {
         let (stop_in, stop) = watch::channel(false);
         let (finished_in, finished) = watch::channel(false);
         let (left_in, left) = watch::channel(usize::MAX);
+        let (remains, mut ended) = mpsc::channel(1);
 
         let shared = Shared {
             source: Arc::clone(&self.source),
@@ -129,7 +134,16 @@ impl Pipeline {
             status: Arc::clone(&self.status),
             orders,
             epoch,
+            loaders: Loaders::new(
+                Arc::clone(&self.connect_target),
+                fence,
+                Arc::clone(&gates),
+                Arc::clone(&tables),
+                self.limits.copy_workers,
+            ),
             chunk_rows: self.limits.chunk_rows,
+            chunk_bytes: self.limits.chunk_bytes,
+            remains,
             asked: Arc::clone(&self.asked),
         };
         let mut backfills = Backfills::new(shared, self.limits.copy_workers, left_in)?;
@@ -143,6 +157,7 @@ impl Pipeline {
             persist: Persist::new(Arc::clone(&self.store), fence),
             floor,
             tables: Arc::clone(&tables),
+            gates,
             status: Arc::clone(&self.status),
             checkpoint,
             stop_on_table_error: self.limits.stop_on_table_error,
@@ -165,7 +180,11 @@ impl Pipeline {
 
         let goal = Goal { session, reached, left, asked: &self.asked, tables: &tables };
         let conductor = Conductor { tasks, stop: stop_in, finished: finished_in };
-        conductor.conduct(goal).await
+        let outcome = conductor.conduct(goal).await;
+        // Tasks of tasks end a little later. What they leave in the target is for the next claim,
+        // but it must know of all of it.
+        while ended.recv().await.is_some() {}
+        outcome
     }
 }
 
@@ -175,7 +194,8 @@ async fn unless_fenced(target: &mut dyn Target, fence: u64, error: Error) -> Err
         Ok(Some(now)) if now.fence != fence => {
             Error::stop(Code::Fenced, "another instance has taken the pipeline over")
         }
-        // The first error says more than that the target cannot be asked.
+        // Unless the target can be asked, nobody knows; the next session sees it again.
+        Err(unasked) if unasked.is_transient() => unasked,
         Ok(_) | Err(_) => error,
     }
 }

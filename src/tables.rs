@@ -23,6 +23,12 @@ pub struct Table {
     pub recopies: usize,
 }
 
+impl Table {
+    fn is_running(&self) -> bool {
+        !matches!(self.status, TableStatus::Stopped { .. })
+    }
+}
+
 /// All tables of the pipeline, shared by its tasks.
 #[derive(Debug, Default)]
 pub struct Tables(Mutex<BTreeMap<TableName, Table>>);
@@ -57,9 +63,15 @@ impl Tables {
     /// Whether the table's changes are applied.
     #[must_use]
     pub fn is_running(&self, name: &TableName) -> bool {
-        self.lock()
-            .get(name)
-            .is_some_and(|table| !matches!(table.status, TableStatus::Stopped { .. }))
+        self.lock().get(name).is_some_and(Table::is_running)
+    }
+
+    /// Whether rows of this shape can be written as they are.
+    #[must_use]
+    pub fn takes(&self, shape: &Arc<TableSchema>) -> bool {
+        let tables = self.lock();
+        let known = tables.get(&shape.name);
+        known.is_some_and(|table| table.is_running() && table.schema == *shape)
     }
 
     /// Whether rows in the target may lend their columns to a partial change.

@@ -1,9 +1,10 @@
 //! The target in memory: what every target must do, in its plainest form.
 //!
 //! `TargetServer` is the database and survives the engine; `MemoryTarget` is one connection. The
-//! rules of `apply` are the same as in the SQL of the real targets, one row at a time.
-//! Surprise: a softly deleted row is not there when a newer upsert lacks columns. It must not
-//! lend its old values to the row that was inserted after it.
+//! rules of `apply` are those of the SQL of the real targets; `rows` has them, row by row.
+//! Surprise: `load` is not one step. What it sees of the tombstones is as old as its beginning, and
+//! one that is given up may be committed later, after the next batch or before the next claim. So
+//! whoever does not keep loaders and the log apart is found out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -11,12 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{Faults, Filter};
+use super::rows::{StoredRow, Table, TableWrite, write};
+use super::{Answer, Faults, Filter, fault};
 use crate::change::{
-    Applied, Batch, Cell, Checkpoint, Key, Row, RowDelete, RowUpsert, TableBatch, TableStatus,
-    Timestamp,
+    Applied, Batch, Checkpoint, Key, Row, RowUpsert, TableBatch, TableStatus, Timestamp,
 };
 use crate::error::{Code, Error, Result};
+use crate::records;
 use crate::schema::{Evolution, TableName, TableSchema};
 use crate::version::Version;
 use crate::{
@@ -38,7 +40,36 @@ struct Database {
     pipelines: BTreeMap<String, Pipeline>,
     tables: BTreeMap<TableName, Table>,
     poison: BTreeSet<(TableName, Key)>,
+    /// Loads that were given up, and that the server goes on with.
+    given_up: Vec<Load>,
     connections: u64,
+}
+
+/// A loader's transaction that was told to commit.
+#[derive(Clone, Debug)]
+struct Load {
+    options: TargetOptions,
+    fence: u64,
+    rows: TableBatch,
+    /// The tombstones that it saw.
+    seen: BTreeMap<(TableName, Key), Version>,
+}
+
+/// A load whose answer is waited for.
+struct Waiting {
+    server: Arc<TargetServer>,
+    load: Option<Load>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some(load) = self.load.take() else { return };
+        let mut database = self.server.lock();
+        // A claim has ended it.
+        if database.fence(&load.options.pipeline) == Some(load.fence) {
+            database.given_up.push(load);
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -47,22 +78,6 @@ struct Pipeline {
     tombstones: BTreeMap<(TableName, Key), Version>,
     /// The connection that claimed it, while it is open.
     writer: Option<u64>,
-}
-
-#[derive(Clone, Debug)]
-struct Table {
-    pipeline: String,
-    columns: Vec<String>,
-    rows: BTreeMap<Key, StoredRow>,
-}
-
-#[derive(Clone, Debug)]
-struct StoredRow {
-    version: Version,
-    updated_at: Timestamp,
-    deleted: bool,
-    /// By name of the column, so that columns can be added and reordered; `None` is NULL.
-    cells: BTreeMap<String, Option<Vec<u8>>>,
 }
 
 impl TargetServer {
@@ -134,6 +149,7 @@ impl TargetServer {
         let connections = database.connections;
         *database = backup.0.clone();
         database.connections = connections;
+        database.given_up.clear();
         database.pipelines.values_mut().for_each(|pipeline| pipeline.writer = None);
     }
 
@@ -150,6 +166,8 @@ pub struct MemoryTarget {
     faults: Faults,
     connection: u64,
     fence: Option<u64>,
+    /// The fence that this connection loads chunks under.
+    joined: Option<u64>,
     stored: fn(&TableSchema, &Row) -> Row,
 }
 
@@ -163,7 +181,8 @@ impl MemoryTarget {
             database.connections
         };
         let stored = |_: &TableSchema, row: &Row| row.clone();
-        MemoryTarget { server: server.clone(), options, faults, connection, fence: None, stored }
+        let (server, fence, joined) = (server.clone(), None, None);
+        MemoryTarget { server, options, faults, connection, fence, joined, stored }
     }
 
     /// The same, for a database that gives rows back in another form; a test has to write them
@@ -174,12 +193,15 @@ impl MemoryTarget {
         self
     }
 
-    /// The pipeline's part of the database, after comparing the fence.
+    /// The pipeline's part of the database, after comparing the fence of our claim.
     fn fenced<'a>(&self, database: &'a mut Database) -> Result<&'a mut Pipeline> {
+        let unclaimed = || defect("the target was written before it was claimed");
+        self.under(self.fence.ok_or_else(unclaimed)?, database)
+    }
+
+    /// The pipeline's part of the database, if this is its fence.
+    fn under<'a>(&self, fence: u64, database: &'a mut Database) -> Result<&'a mut Pipeline> {
         let name = &self.options.pipeline;
-        let Some(fence) = self.fence else {
-            return Err(defect("the target was written before it was claimed"));
-        };
         match database.pipelines.get_mut(name) {
             Some(pipeline) if pipeline.remembered.fence == fence => Ok(pipeline),
             _ => Err(Error::stop(
@@ -216,8 +238,12 @@ impl Target for MemoryTarget {
 
     async fn claim(&mut self, claim: &Claim) -> Result<Remembered> {
         let answer = self.faults.commit_point("target.claim.before_commit").await?;
-        let remembered =
-            claim_in(&mut self.server.lock(), &self.options.pipeline, claim, self.connection)?;
+        let remembered = {
+            let mut database = self.server.lock();
+            // It waits for whatever may still be committed.
+            database.commit_given_up();
+            claim_in(&mut database, &self.options.pipeline, claim, self.connection)?
+        };
         let remembered = answer.give(remembered, "target.claim.before_commit")?;
         self.fence = Some(remembered.fence);
         self.faults.point("target.claim.after_commit").await?;
@@ -259,12 +285,43 @@ impl Target for MemoryTarget {
             let applied = apply_in(&mut after, &self.options, batch)?;
             if applied == Applied::Done {
                 *database = after;
+                database.commit_given_up();
             }
             applied
         };
         let applied = answer.give(applied, "target.apply.before_commit")?;
         self.faults.point("target.apply.after_commit").await?;
         Ok(applied)
+    }
+
+    async fn join(&mut self, fence: u64) -> Result<bool> {
+        self.faults.point("target.join").await?;
+        self.joined = Some(fence);
+        Ok(true)
+    }
+
+    /// As a transaction of a real database: the tombstones are those of its beginning, the rows
+    /// that it meets are those of its end.
+    async fn load(&mut self, rows: &TableBatch) -> Result<()> {
+        let fence = self.joined.ok_or_else(records::not_joined)?;
+        self.faults.point("target.load.begin").await?;
+        let seen = self.under(fence, &mut self.server.lock())?.tombstones.clone();
+        let load = Load { options: self.options.clone(), fence, rows: rows.clone(), seen };
+        let mut waiting = Waiting { server: Arc::clone(&self.server), load: Some(load) };
+        let answer = self.faults.commit_point("target.load.before_commit").await;
+        if let Ok(Answer::IsLost) = answer {
+            drop(waiting);
+            return Err(fault("target.load.before_commit"));
+        }
+        let load = waiting.load.take();
+        answer?;
+        {
+            let mut database = self.server.lock();
+            // A real claim waits for this transaction, or ends it.
+            self.under(fence, &mut database)?;
+            load.map_or(Ok(()), |load| load_in(&mut database, load))?;
+        }
+        self.faults.point("target.load.after_commit").await
     }
 
     async fn read_rows(
@@ -314,6 +371,17 @@ impl Target for MemoryTarget {
 }
 
 impl Database {
+    fn commit_given_up(&mut self) {
+        for load in std::mem::take(&mut self.given_up) {
+            // Nobody hears of what is refused.
+            let _ = load_in(self, load);
+        }
+    }
+
+    fn fence(&self, pipeline: &str) -> Option<u64> {
+        self.pipelines.get(pipeline).map(|pipeline| pipeline.remembered.fence)
+    }
+
     fn table(&self, table: &TableName) -> Result<&Table> {
         self.tables.get(table).ok_or_else(|| {
             Error::table(table, Code::MissingTable, format!("table {table} is not in the target"))
@@ -412,6 +480,7 @@ fn apply_in(database: &mut Database, options: &TargetOptions, batch: &Batch) -> 
         return Err(defect("a batch was applied for an unknown pipeline"));
     };
     let Pipeline { remembered, tombstones, .. } = pipeline;
+    let (floor, soft) = (batch.floor, options.soft_deletes);
     if remembered.checkpoint.as_ref() == Some(&batch.checkpoint) {
         return Ok(Applied::Done);
     }
@@ -420,16 +489,8 @@ fn apply_in(database: &mut Database, options: &TargetOptions, batch: &Batch) -> 
     for part in &batch.tables {
         let name = &part.table.name;
         let stored = tables.get_mut(name).filter(|_| remembered.tables.contains_key(name));
-        let Some(stored) = stored.filter(|stored| stored.has(&part.table)) else {
-            let message = format!("table {name} was not prepared for the rows of this batch");
-            return Err(Error::table(name, Code::TargetShape, message));
-        };
-        if let Some(poisoned) = part.upserts.iter().find(|upsert| is_in(poison, name, upsert)) {
-            let message = format!("table {name} refuses the row of version {}", poisoned.version);
-            return Err(Error::table(name, Code::PoisonRow, message));
-        }
-        let mut write = TableWrite { name, stored, tombstones, batch, soft: options.soft_deletes };
-        let missing = write.apply(part);
+        let stored = accept(stored, part, poison)?;
+        let missing = TableWrite { name, stored, tombstones, floor, soft }.apply(part);
         if !missing.is_empty() {
             needed.entry(name.clone()).or_default().extend(missing);
         }
@@ -448,6 +509,38 @@ fn apply_in(database: &mut Database, options: &TargetOptions, batch: &Batch) -> 
     Ok(Applied::Done)
 }
 
+/// Writes a chunk's rows, unless one of them is outranked by what is there or by what was seen of
+/// the tombstones.
+fn load_in(database: &mut Database, load: Load) -> Result<()> {
+    let Load { options, rows, mut seen, .. } = load;
+    let name = &rows.table.name;
+    let Database { tables, poison, .. } = database;
+    let stored = accept(tables.get_mut(name), &rows, poison)?;
+    let (tombstones, floor, soft) = (&mut seen, Version::ZERO, options.soft_deletes);
+    let missing = TableWrite { name, stored, tombstones, floor, soft }.apply(&rows);
+    if missing.is_empty() { Ok(()) } else { Err(defect("a row of a chunk has absent cells")) }
+}
+
+/// The table, if it takes all rows of this part.
+fn accept<'a>(
+    stored: Option<&'a mut Table>,
+    part: &TableBatch,
+    poison: &BTreeSet<(TableName, Key)>,
+) -> Result<&'a mut Table> {
+    let name = &part.table.name;
+    let Some(stored) = stored.filter(|stored| stored.has(&part.table)) else {
+        let message = format!("table {name} was not prepared for the rows of this batch");
+        return Err(Error::table(name, Code::TargetShape, message));
+    };
+    match part.upserts.iter().find(|upsert| is_in(poison, name, upsert)) {
+        None => Ok(stored),
+        Some(poisoned) => {
+            let message = format!("table {name} refuses the row of version {}", poisoned.version);
+            Err(Error::table(name, Code::PoisonRow, message))
+        }
+    }
+}
+
 /// Refuses a checkpoint that does not follow the one before it.
 fn follow(before: Option<&Checkpoint>, next: &Checkpoint) -> Result<()> {
     let (sequence, version) =
@@ -463,122 +556,6 @@ fn follow(before: Option<&Checkpoint>, next: &Checkpoint) -> Result<()> {
 
 fn is_in(poison: &BTreeSet<(TableName, Key)>, table: &TableName, upsert: &RowUpsert) -> bool {
     !poison.is_empty() && poison.contains(&(table.clone(), upsert.key.clone()))
-}
-
-/// One table's part of one transaction.
-struct TableWrite<'a> {
-    name: &'a TableName,
-    stored: &'a mut Table,
-    tombstones: &'a mut BTreeMap<(TableName, Key), Version>,
-    batch: &'a Batch,
-    soft: bool,
-}
-
-impl TableWrite<'_> {
-    /// The truncation, then deletes, then upserts. Returns the keys of the rows that are needed.
-    fn apply(&mut self, part: &TableBatch) -> Vec<Key> {
-        if let Some((version, updated_at)) = part.truncated {
-            self.truncate(version, updated_at);
-        }
-        for delete in &part.deletes {
-            self.delete(delete);
-        }
-        let upserts = part.upserts.iter();
-        upserts.filter(|upsert| !self.upsert(&part.table, upsert)).map(|u| u.key.clone()).collect()
-    }
-
-    fn truncate(&mut self, version: Version, updated_at: Timestamp) {
-        let soft = self.soft;
-        self.stored.rows.retain(|_, row| {
-            let older = row.version < version;
-            if older && soft {
-                row.delete(version, updated_at);
-            }
-            soft || !older
-        });
-        self.bury(Key::whole_table(), version);
-    }
-
-    fn delete(&mut self, delete: &RowDelete) {
-        if self.outranks(&delete.key, delete.version) {
-            return;
-        }
-        match self.stored.rows.get_mut(&delete.key) {
-            // The row that stays is its own tombstone.
-            Some(row) if self.soft => row.delete(delete.version, delete.updated_at),
-            Some(_) | None => {
-                self.stored.rows.remove(&delete.key);
-                self.bury(delete.key.clone(), delete.version);
-            }
-        }
-    }
-
-    /// False if it has absent cells and the row that they would be taken from is not there.
-    fn upsert(&mut self, table: &TableSchema, upsert: &RowUpsert) -> bool {
-        if self.outranks(&upsert.key, upsert.version) {
-            return true;
-        }
-        let old = self.stored.rows.get(&upsert.key);
-        let mut cells = match old.filter(|row| !row.deleted) {
-            Some(row) => row.cells.clone(),
-            None if upsert.row.has_absent() => return false,
-            None => BTreeMap::new(),
-        };
-        write(&mut cells, table, &upsert.row);
-        let RowUpsert { version, updated_at, .. } = *upsert;
-        let row = StoredRow { version, updated_at, deleted: false, cells };
-        self.stored.rows.insert(upsert.key.clone(), row);
-        self.tombstones.remove(&(self.name.clone(), upsert.key.clone()));
-        true
-    }
-
-    /// Whether what is known of a key is at least as new as this version.
-    fn outranks(&self, key: &Key, version: Version) -> bool {
-        let buried = |key: Key| self.tombstones.get(&(self.name.clone(), key)).copied();
-        let known = [
-            self.stored.rows.get(key).map(|row| row.version),
-            buried(key.clone()),
-            buried(Key::whole_table()),
-        ];
-        known.into_iter().flatten().any(|known| known >= version)
-    }
-
-    fn bury(&mut self, key: Key, version: Version) {
-        if version >= self.batch.floor {
-            let known = self.tombstones.entry((self.name.clone(), key)).or_insert(version);
-            *known = version.max(*known);
-        }
-    }
-}
-
-impl Table {
-    fn has(&self, table: &TableSchema) -> bool {
-        table.columns.iter().all(|column| self.columns.contains(&column.name))
-    }
-}
-
-impl StoredRow {
-    fn delete(&mut self, version: Version, updated_at: Timestamp) {
-        (self.version, self.updated_at, self.deleted) = (version, updated_at, true);
-    }
-
-    /// The row in this shape; a column that was never written is NULL.
-    fn read(&self, table: &TableSchema) -> Row {
-        let cell = |name: &String| self.cells.get(name).and_then(Option::as_deref);
-        Row::from_cells(
-            table.columns.iter().map(|column| cell(&column.name).map_or(Cell::Null, Cell::Value)),
-        )
-    }
-}
-
-fn write(cells: &mut BTreeMap<String, Option<Vec<u8>>>, table: &TableSchema, row: &Row) {
-    for (column, cell) in table.columns.iter().zip(row.cells()) {
-        match cell {
-            Cell::Value(value) => cells.insert(column.name.clone(), Some(value.to_vec())),
-            Cell::Null => cells.insert(column.name.clone(), None),
-            Cell::Absent => None,
-        };
-    }
 }
 
 fn defect(what: &str) -> Error {

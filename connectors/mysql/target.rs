@@ -37,10 +37,10 @@ use super::quote;
 use super::sql::TableSql;
 use super::target_types::{StoredColumn, stored_columns};
 use super::target_values;
-use crate::change::{Applied, Batch, Cell, Key, Row};
+use crate::change::{Applied, Batch, Cell, Key, Row, TableBatch};
 use crate::error::{Code, Error, Result};
 use crate::new_rows::NewRows;
-use crate::records::Records;
+use crate::records::{Records, not_joined};
 use crate::schema::{Engine, TableName, TableSchema};
 use crate::version::Version;
 use crate::{Claim, Finding, KeyScan, Prepared, Remembered, Target, TargetOptions};
@@ -222,6 +222,16 @@ impl Target for MysqlTarget {
             return Err(Error::transient(Code::Unreachable, message));
         }
         self.apply_batch(batch).await
+    }
+
+    // A loader would have to lock the row of the checkpoint to prove the fence, and every batch of
+    // the log would wait for it.
+    async fn join(&mut self, _fence: u64) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn load(&mut self, _rows: &TableBatch) -> Result<()> {
+        Err(not_joined())
     }
 
     async fn read_rows(

@@ -340,8 +340,15 @@ async fn copy(client: &Client, table: &TableSchema, text: &str) -> Result<Vec<(K
     let mut rest: Vec<u8> = Vec::new();
     while let Some(bytes) = stream.next().await {
         let bytes = bytes.map_err(failed)?;
-        // The server sends line by line, but nothing promises that.
         let mut bytes: &[u8] = &bytes;
+        // The server sends line by line, but nothing promises that.
+        if let [line @ .., b'\n'] = bytes
+            && rest.is_empty()
+            && !line.contains(&b'\n')
+        {
+            rows.push(row(table, line)?);
+            continue;
+        }
         while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
             rest.extend_from_slice(&bytes[..end]);
             rows.push(row(table, &rest)?);
@@ -357,8 +364,7 @@ async fn copy(client: &Client, table: &TableSchema, text: &str) -> Result<Vec<(K
 }
 
 fn row(table: &TableSchema, line: &[u8]) -> Result<(Key, Row)> {
-    let row = decode_line(line).filter(|row| row.len() == table.columns.len());
-    let row = row.ok_or_else(|| malformed(table))?;
+    let row = decode_line(line, table.columns.len()).ok_or_else(|| malformed(table))?;
     let key = Key::of(table, &row).ok_or_else(|| malformed(table))?;
     Ok((key, row))
 }

@@ -2,7 +2,7 @@
 //! that a source sends for a chunk. Pure. Surprise: a value that reads `\.` or `\N` is no marker,
 //! because its backslash is doubled; only a bare `\N` is NULL.
 
-use crate::change::{Cell, Row};
+use crate::change::{Cell, Row, RowBuilder};
 
 /// What stands between two cells.
 pub const DELIMITER: u8 = b'\t';
@@ -18,27 +18,37 @@ pub fn encode_cell(out: &mut Vec<u8>, cell: Cell<'_>) {
     }
 }
 
-/// Reads one line, without its end, into a row; `None` if it is not what COPY writes.
+/// Reads one line, without its end, into a row of so many cells; `None` if it is not what COPY
+/// writes of them.
 #[must_use]
-pub fn decode_line(line: &[u8]) -> Option<Row> {
-    if !line.contains(&b'\\') {
-        return Some(Row::from_cells(line.split(|&byte| byte == DELIMITER).map(Cell::Value)));
+pub fn decode_line(line: &[u8], cells: usize) -> Option<Row> {
+    let delimiters = line.iter().filter(|&&byte| byte == DELIMITER).count();
+    if delimiters + 1 != cells {
+        return None;
     }
-    let mut values = Vec::with_capacity(line.len());
-    let mut ends: Vec<Option<usize>> = Vec::new();
-    for cell in line.split(|&byte| byte == DELIMITER) {
-        if cell == b"\\N" {
-            ends.push(None);
-        } else {
-            decode_value(cell, &mut values)?;
-            ends.push(Some(values.len()));
+    let mut row = RowBuilder::new(cells, line.len() - delimiters);
+    let mut unescaped = Vec::new();
+    let (mut start, mut escaped) = (0, false);
+    for (at, &byte) in line.iter().chain([&DELIMITER]).enumerate() {
+        match byte {
+            b'\\' => escaped = true,
+            DELIMITER => {
+                let cell = &line[start..at];
+                row.push(match escaped {
+                    false => Cell::Value(cell),
+                    true if cell == b"\\N" => Cell::Null,
+                    true => {
+                        unescaped.clear();
+                        decode_value(cell, &mut unescaped)?;
+                        Cell::Value(&unescaped)
+                    }
+                });
+                (start, escaped) = (at + 1, false);
+            }
+            _ => {}
         }
     }
-    let mut start = 0;
-    Some(Row::from_cells(ends.into_iter().map(|end| match end {
-        None => Cell::Null,
-        Some(end) => Cell::Value(&values[std::mem::replace(&mut start, end)..end]),
-    })))
+    Some(row.finish())
 }
 
 /// The letter that stands for this byte after a backslash, if the byte needs one.
@@ -125,7 +135,7 @@ mod tests {
         ) {
             let line = encode(&cells);
             prop_assert!(!line.contains(&END));
-            let row = decode_line(&line).unwrap();
+            let row = decode_line(&line, cells.len()).unwrap();
             let expected = cells.iter().map(|c| c.as_deref().map_or(Cell::Null, Cell::Value));
             prop_assert!(row.cells().eq(expected));
         }
@@ -145,9 +155,11 @@ mod tests {
 
     #[test]
     fn a_line_that_copy_does_not_write_is_refused() {
-        assert_eq!(decode_line(b"a\\"), None);
-        assert_eq!(decode_line(b"\\x41"), None);
-        assert_eq!(decode_line(b"\\."), None);
-        assert_eq!(decode_line(b"a\\N"), None);
+        assert_eq!(decode_line(b"a\\", 1), None);
+        assert_eq!(decode_line(b"\\x41", 1), None);
+        assert_eq!(decode_line(b"\\.", 1), None);
+        assert_eq!(decode_line(b"a\\N", 1), None);
+        assert_eq!(decode_line(b"a\tb", 1), None);
+        assert_eq!(decode_line(b"a\tb", 3), None);
     }
 }

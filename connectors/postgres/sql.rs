@@ -267,6 +267,16 @@ impl TableSql<'_> {
         )
     }
 
+    /// Whether a tombstone of the table could outrank a row of this version, as an expression.
+    #[must_use]
+    pub fn has_tombstones(&self, from: Version) -> String {
+        format!(
+            "EXISTS (SELECT FROM {TOMBSTONE} AS d WHERE {} AND d.version >= {})",
+            self.of_table("d"),
+            version(from)
+        )
+    }
+
     /// The rows of these keys, each with its key's place in the list. A key is the literals of
     /// its values.
     #[must_use]
@@ -333,17 +343,21 @@ impl TableSql<'_> {
 
     /// No tombstone of the staged row's key or table is newer than it.
     fn not_outranked(&self) -> String {
-        let (schema, name) = (&self.table.name.schema, &self.table.name.name);
-        let owner = format!(
-            "d.pipeline = {} AND d.table_schema = {} AND d.table_name = {}",
-            quote::literal(self.pipeline),
-            quote::literal(schema),
-            quote::literal(name)
-        );
+        let owner = self.of_table("d");
         format!(
             " AND NOT EXISTS (SELECT FROM {TOMBSTONE} AS d WHERE {owner} AND d.key = s.key \
              AND d.version >= s.version) AND s.version >= coalesce((SELECT d.version \
              FROM {TOMBSTONE} AS d WHERE {owner} AND d.key = ''::bytea), ''::bytea)"
+        )
+    }
+
+    /// The tombstone `alias` is of this table.
+    fn of_table(&self, alias: &str) -> String {
+        let TableName { schema, name } = &self.table.name;
+        let [pipeline, schema, name] = [self.pipeline, schema, name].map(quote::literal);
+        format!(
+            "{alias}.pipeline = {pipeline} AND {alias}.table_schema = {schema} \
+             AND {alias}.table_name = {name}"
         )
     }
 

@@ -1,8 +1,8 @@
 //! A PostgreSQL database as target, 14 and later. Called by the engine's applier through the
 //! `Target` contract; `sql.rs` writes the statements, and the files of this folder run them:
 //! `claim` (who writes, and what is remembered), `shape` and `prepare` (tables), `apply`, `stage`,
-//! `new_rows` and `poison` (batches), `copying` and `row_writer` (how rows are sent), `read`
-//! (rows and keys), `check`.
+//! `new_rows` and `poison` (batches), `load` (chunks beside the batches), `copying` and
+//! `row_writer` (how rows are sent), `read` (rows and keys), `check`.
 //!
 //! Surprise: a future that is dropped half-way leaves its transaction open in the session, so
 //! every method first ends what an earlier one may have left.
@@ -11,6 +11,7 @@ mod apply;
 mod check;
 mod claim;
 mod copying;
+mod load;
 mod new_rows;
 mod poison;
 mod prepare;
@@ -31,7 +32,7 @@ pub use self::row_writer::{Form, RowWriter};
 use super::config::Config;
 use super::connect;
 use super::sql::TableSql;
-use crate::change::{Applied, Batch, Key, Row};
+use crate::change::{Applied, Batch, Key, Row, TableBatch};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TableName, TableSchema};
 use crate::version::Version;
@@ -43,6 +44,8 @@ pub struct PostgresTarget {
     options: TargetOptions,
     /// What our claim raised it to; `None` before a claim.
     fence: Option<u64>,
+    /// The fence that a loader joined; `None` in a session that is none.
+    joined: Option<u64>,
     /// Whether this session holds the advisory lock that says that the pipeline is alive.
     lock_held: bool,
     /// What `_cdc_checkpoint` says of tables, as of our last commit.
@@ -72,6 +75,7 @@ pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<Postgres
         client,
         options,
         fence: None,
+        joined: None,
         lock_held: false,
         tables: BTreeMap::new(),
         stages: Vec::new(),
@@ -136,6 +140,15 @@ impl PostgresTarget {
             self.in_transaction = false;
         }
         Ok(())
+    }
+
+    /// Nothing may follow a commit of which nobody knows whether it was made.
+    fn refuse_unknown_commit(&self) -> Result<()> {
+        if !self.unknown_commit {
+            return Ok(());
+        }
+        let message = "an earlier batch was interrupted, so the target must be claimed again";
+        Err(Error::transient(Code::Unreachable, message))
     }
 
     /// Takes back what this transaction did; a session that cannot is lost, and so is its
@@ -215,11 +228,19 @@ impl Target for PostgresTarget {
 
     async fn apply(&mut self, batch: &Batch) -> Result<Applied> {
         self.settle().await?;
-        if self.unknown_commit {
-            let message = "an earlier batch was interrupted, so the target must be claimed again";
-            return Err(Error::transient(Code::Unreachable, message));
-        }
+        self.refuse_unknown_commit()?;
         self.apply_batch(batch).await
+    }
+
+    async fn join(&mut self, fence: u64) -> Result<bool> {
+        self.joined = Some(fence);
+        Ok(true)
+    }
+
+    async fn load(&mut self, rows: &TableBatch) -> Result<()> {
+        self.settle().await?;
+        self.refuse_unknown_commit()?;
+        self.load_rows(rows).await
     }
 
     async fn read_rows(

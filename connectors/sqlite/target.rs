@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
-use crate::change::{Applied, Batch, Cell, Key, Row};
+use crate::change::{Applied, Batch, Cell, Key, Row, TableBatch};
 use crate::error::{Code, Doing, Error, Result};
+use crate::records;
 use crate::schema::{TableName, TableSchema};
 use crate::sqlite::names::target_name;
 use crate::sqlite::read::OwnedScan;
@@ -77,6 +78,15 @@ impl Target for SqliteTarget {
         // The copy costs a fiftieth of what SQLite then does with it.
         let batch = batch.clone();
         self.with_store(move |store| store.apply(&batch)).await
+    }
+
+    // SQLite has one writer at a time.
+    async fn join(&mut self, _fence: u64) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn load(&mut self, _rows: &TableBatch) -> Result<()> {
+        Err(records::not_joined())
     }
 
     async fn read_rows(

@@ -1,11 +1,15 @@
 //! Copies tables in chunks while the log flows: the first copy, later copies on request, and the
-//! repair of single rows. This file decides which copies run; `worker.rs` runs one.
+//! repair of single rows. This file decides which copies run; `worker.rs` runs one, with
+//! `first_copy.rs` and `loaders.rs` for tables that were created empty.
 //!
 //! Every copy is a `state::Task` in the state directory, so a restart resumes at the chunk.
 
+mod first_copy;
+mod loaders;
 mod worker;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use connectors::change::TableStatus;
@@ -24,6 +28,7 @@ use crate::order::{Order, Wanted, Widened, count_columns, is_reshaped};
 use crate::persist::{blocking, state_error};
 use crate::status::Status;
 use crate::tables::Tables;
+pub use loaders::Loaders;
 use worker::Worker;
 
 /// What all copies share.
@@ -45,8 +50,14 @@ pub struct Shared {
     pub orders: mpsc::Sender<Order>,
     /// The epoch of the log.
     pub epoch: u32,
+    /// Write chunks beside the applier.
+    pub loaders: Arc<Loaders>,
     /// Rows a chunk.
     pub chunk_rows: usize,
+    /// About how many bytes a chunk has, unless a single row is larger.
+    pub chunk_bytes: usize,
+    /// Held by everything that this session has begun, until it has ended.
+    pub remains: mpsc::Sender<Infallible>,
     /// Who waits for which task; outlives a lost connection.
     pub asked: Arc<Waiting>,
 }
@@ -243,6 +254,9 @@ impl Backfills {
             Err(error) if is_reshaped(&error) => return self.copy_again(task),
             Err(error) => return Err(error),
         };
+        if self.running.is_empty() {
+            self.shared.loaders.close_idle();
+        }
         self.shared.status.backfill_done(&table);
         match &failure {
             None => info!(%table, rows = task.rows, "backfill finished"),

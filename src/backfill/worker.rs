@@ -27,30 +27,28 @@ const KEYS_PER_READ: usize = 1000;
 
 /// A copy begins with few rows, because nobody knows yet how large they are.
 const ROWS_FIRST: usize = 64;
-/// About the size of a chunk, in bytes, unless a single row is larger.
-const CHUNK_BYTES: usize = 4 << 20;
 /// How long a copy waits before it begins again with another shape.
 const RESHAPED_PAUSE: Duration = Duration::from_millis(100);
 
 /// The state of one copy.
 pub struct Worker {
-    shared: Shared,
-    task: Task,
+    pub(super) shared: Shared,
+    pub(super) task: Task,
     reader: Box<dyn RowReader>,
     reply: Option<mpsc::Sender<Reply>>,
     rows_estimated: Option<u64>,
     rows_next: usize,
-    sent: Option<Sent>,
+    pub(super) sent: Option<Sent>,
 }
 
-/// A chunk that is on its way into the target, and what the ledger says once it is there.
-struct Sent {
-    done: oneshot::Receiver<Result<u64>>,
-    ledger: Task,
+/// An order to the applier, and what the ledger says once it is done.
+pub(super) struct Sent {
+    pub(super) done: oneshot::Receiver<Result<u64>>,
+    pub(super) ledger: Task,
 }
 
 /// Why a copy begins again.
-enum Interrupted {
+pub(super) enum Interrupted {
     /// The table got columns since it began.
     Reshaped,
     /// It cannot go on.
@@ -123,7 +121,11 @@ impl Worker {
             return self.repair(&table, &keys).await;
         }
         if self.task.phase == Phase::Copy {
-            self.copy(&table).await?;
+            // Rows of a first copy meet nothing that is older.
+            match !self.task.sweep && self.shared.loaders.exist().await? {
+                true => self.load_all(&table).await?,
+                false => self.copy(&table).await?,
+            }
         }
         if self.task.sweep {
             self.sweep(&table).await?;
@@ -134,17 +136,8 @@ impl Worker {
     async fn copy(&mut self, table: &Arc<TableSchema>) -> std::result::Result<(), Interrupted> {
         let mut after = self.key_from_ledger()?;
         loop {
-            let hold = self.shared.floor.hold();
-            let request = ChunkRequest {
-                table,
-                after: after.as_ref(),
-                filter: self.task.filter.as_deref(),
-                rows_max: self.rows_next.min(self.shared.chunk_rows),
-                not_below: self.not_below(&hold)?,
-            };
-            let chunk = self.reader.read_chunk(&request).await?;
+            let (chunk, hold) = self.read_next(table, after.as_ref()).await?;
             let next = chunk.next.clone();
-            self.rows_next = rows_for_next(&chunk);
             self.send(chunk, None, hold).await?;
             self.task.after = next.as_ref().map(|key| key.as_bytes().to_vec());
             if next.is_none() {
@@ -156,6 +149,25 @@ impl Worker {
             }
             after = next;
         }
+    }
+
+    /// Reads the chunk after this key.
+    pub(super) async fn read_next(
+        &mut self,
+        table: &Arc<TableSchema>,
+        after: Option<&Key>,
+    ) -> Result<(Chunk, Hold)> {
+        let hold = self.shared.floor.hold();
+        let request = ChunkRequest {
+            table,
+            after,
+            filter: self.task.filter.as_deref(),
+            rows_max: self.rows_next.min(self.shared.chunk_rows),
+            not_below: self.not_below(&hold)?,
+        };
+        let chunk = self.reader.read_chunk(&request).await?;
+        self.rows_next = rows_for_next(&chunk, self.shared.chunk_bytes);
+        Ok((chunk, hold))
     }
 
     async fn sweep(&mut self, table: &Arc<TableSchema>) -> std::result::Result<(), Interrupted> {
@@ -216,10 +228,7 @@ impl Worker {
     ) -> std::result::Result<(), Interrupted> {
         let rows = chunk.rows.len() as u64;
         let table = chunk.table.name.clone();
-        // The log has told the applier of a new shape; rows sent before lack its columns.
-        if count_columns(&chunk.table) != self.task.columns && self.schema()? == chunk.table {
-            return Err(Interrupted::Reshaped);
-        }
+        self.expect_shape(&chunk)?;
         let batch = chunk_batch(chunk, asked);
         self.settle().await?;
         let (done, wait) = oneshot::channel();
@@ -230,6 +239,15 @@ impl Worker {
         Ok(())
     }
 
+    /// The log may have told the applier of a new shape; rows sent before lack its columns.
+    pub(super) fn expect_shape(&self, chunk: &Chunk) -> std::result::Result<(), Interrupted> {
+        let others = count_columns(&chunk.table) != self.task.columns;
+        match others && self.schema()? == chunk.table {
+            true => Err(Interrupted::Reshaped),
+            false => Ok(()),
+        }
+    }
+
     /// The ledger entry of the chunk just sent is the task as it is now.
     fn remember_sent(&mut self) {
         if let Some(sent) = &mut self.sent {
@@ -238,13 +256,15 @@ impl Worker {
     }
 
     /// Waits until the chunk under way is durable in the target, then writes the ledger.
-    async fn settle(&mut self) -> std::result::Result<(), Interrupted> {
-        let Some(Sent { done, mut ledger }) = self.sent.take() else { return Ok(()) };
-        match done.await.map_err(|_| super::ended())? {
-            Ok(sequence) => ledger.sequence = sequence,
-            Err(error) if is_reshaped(&error) => return Err(Interrupted::Reshaped),
-            Err(error) => return Err(error.into()),
-        }
+    pub(super) async fn settle(&mut self) -> std::result::Result<(), Interrupted> {
+        let Some(Sent { done, ledger }) = self.sent.take() else { return Ok(()) };
+        let sequence = answer(done.await)?;
+        Ok(self.save_durable(sequence, ledger)?)
+    }
+
+    /// Writes the ledger, whose rows are durable up to this sequence of the target.
+    pub(super) fn save_durable(&self, sequence: u64, mut ledger: Task) -> Result<()> {
+        ledger.sequence = sequence;
         blocking(|| self.shared.store.save_task(&ledger)).map_err(|e| state_error(&e))?;
         let table = task_table(&ledger);
         self.shared.status.copied(&table, ledger.rows, self.rows_estimated);
@@ -280,7 +300,7 @@ impl Worker {
         marker.ok_or_else(|| Error::stop(Code::Internal, "a backfill has no marker"))
     }
 
-    fn key_from_ledger(&self) -> Result<Option<Key>> {
+    pub(super) fn key_from_ledger(&self) -> Result<Option<Key>> {
         let Some(bytes) = &self.task.after else { return Ok(None) };
         let damaged = || Error::stop(Code::StateCorrupt, "a key in the backfill ledger is damaged");
         Key::from_bytes(bytes).map(Some).ok_or_else(damaged)
@@ -291,9 +311,20 @@ impl Worker {
     }
 }
 
+/// What the applier answered.
+pub(super) fn answer(
+    answered: std::result::Result<Result<u64>, oneshot::error::RecvError>,
+) -> std::result::Result<u64, Interrupted> {
+    match answered.map_err(|_| super::ended())? {
+        Ok(sequence) => Ok(sequence),
+        Err(error) if is_reshaped(&error) => Err(Interrupted::Reshaped),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// How many rows of this size make a chunk; never more than twice as many as last time.
-fn rows_for_next(chunk: &Chunk) -> usize {
+fn rows_for_next(chunk: &Chunk, chunk_bytes: usize) -> usize {
     let bytes: usize = chunk.rows.iter().map(|(key, row)| key.size() + row.size()).sum();
     let rows = chunk.rows.len().max(1);
-    (CHUNK_BYTES / (bytes / rows).max(1)).clamp(1, rows * 2)
+    (chunk_bytes / (bytes / rows).max(1)).clamp(1, rows * 2)
 }

@@ -18,6 +18,8 @@ for_each_pair! {
         postgres(sqlite postgres / mariadb), mariadb(sqlite / postgres mariadb);
     s54_killed_during_the_first_copy_continues_where_it_was:
         postgres(sqlite postgres / mariadb), mariadb(postgres / sqlite mariadb);
+    s54_killed_while_loaders_write_and_rows_come_and_go:
+        postgres(postgres / sqlite mariadb), mariadb(/ postgres);
     s55_two_backfills_of_one_table_while_it_changes:
         postgres(sqlite postgres mariadb /), mariadb(mariadb / sqlite postgres);
     s56_keys_appear_between_chunks_and_move_across_them:
@@ -174,6 +176,42 @@ async fn s54_killed_during_the_first_copy_continues_where_it_was(pair: Pair) {
         .command(&["backfill", "--table", &world.name("t"), "--where", "id < 100"])
         .await
         .must_exit(0);
+    world.must_be_equal().await;
+}
+
+async fn s54_killed_while_loaders_write_and_rows_come_and_go(pair: Pair) {
+    let mut world = World::new(pair, &table(pair, 60_000)).await;
+    world.configure("pipeline.chunk_rows", "400");
+    world.configure("pipeline.copy_workers", "4");
+    let churns = [1, 2, 3].map(|seed| {
+        Churn::start(&world, seed, |dice| {
+            let from = dice.between(0, 600_000);
+            match dice.between(0, 4) {
+                0 => format!("DELETE FROM t WHERE id BETWEEN {from} AND {}", from + 100),
+                1 => format!("UPDATE t SET id = id + 5 WHERE id = {from} / 10 * 10"),
+                2 => format!("UPDATE t SET n = n + 1 WHERE id BETWEEN {from} AND {}", from + 900),
+                _ => format!("INSERT INTO t (id, v) VALUES ({from}, 'new')"),
+            }
+        })
+    });
+    let copied = async || -> u32 {
+        let count = world.ask_target("SELECT count(*) FROM t").await;
+        count.and_then(|count| count.parse().ok()).unwrap_or(0)
+    };
+    for _ in 0..6 {
+        let before = copied().await;
+        let mut daemon = world.run(&[]);
+        wait_until("the copy has gone on", async || {
+            daemon.must_be_running();
+            copied().await > before + 3_000
+        })
+        .await;
+        daemon.kill().await;
+    }
+    for churn in churns {
+        churn.end().await;
+    }
+    world.catch_up().await;
     world.must_be_equal().await;
 }
 

@@ -5,6 +5,7 @@
 // What a test cannot expect it must panic about; the lint knows tests only by their attribute.
 #![allow(clippy::expect_used)]
 
+mod loading;
 mod plain;
 mod random;
 mod real;
@@ -65,6 +66,7 @@ fn leaving_out_any_rule_of_the_code_ends_in_a_difference() {
         Without { orphans: true, ..all },
         Without { marker: true, ..all },
         Without { missing: true, ..all },
+        Without { gate: true, ..all },
     ];
     for without in without {
         let difference = difference(cases(20_000), |seed| real::run(seed, without));

@@ -14,17 +14,15 @@ use connectors::memory::{
 };
 use connectors::schema::{Column, ColumnType, Engine, TableName, TableSchema};
 use connectors::version::Version;
-use connectors::{
-    ChangeStream, ChunkRequest, Claim, KeyScan, Resume, RowReader, Source, Target, TargetOptions,
-};
+use connectors::{ChangeStream, ChunkRequest, Claim, KeyScan, Resume, RowReader, Source, Target};
 use driftless::merge::{MergedTable, Merger, chunk_batch, complete};
 use futures_util::FutureExt;
 
+use crate::loading::{self, Loading, options};
 use crate::random::Random;
 
 const KEYS: usize = 6;
 const EPOCH: u32 = 1;
-const PIPELINE: &str = "main";
 
 /// What is left out.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +37,8 @@ pub struct Without {
     pub marker: bool,
     /// Rows that were asked for and not found are removed.
     pub missing: bool,
+    /// The log does not write a table while a loader does.
+    pub gate: bool,
 }
 
 /// Where the backfill is; saved by the engine after the target has committed.
@@ -83,6 +83,8 @@ struct Process {
     queue: VecDeque<Vec<Transaction>>,
     applying: Option<Applying>,
     reads: Vec<Read>,
+    fence: u64,
+    loading: Option<Loading>,
 }
 
 struct Case {
@@ -156,12 +158,7 @@ impl Process {
         case: (&Arc<TableSchema>, Mutant, bool, usize),
     ) -> Process {
         let (table, rule, soft_deletes, part_changes_max) = case;
-        let options = TargetOptions {
-            pipeline: PIPELINE.into(),
-            soft_deletes,
-            plain_schema: "public".into(),
-        };
-        let mut target = MemoryTarget::new(target, options, Faults::none());
+        let mut target = MemoryTarget::new(target, options(soft_deletes), Faults::none());
         let claim = Claim { instance: "one".into(), fence: None, take_over: false };
         let remembered = at_once(target.claim(&claim));
         let source = MemorySource::new(server, Faults::none());
@@ -186,11 +183,14 @@ impl Process {
             queue: VecDeque::new(),
             applying: None,
             reads: Vec::new(),
+            fence: remembered.fence,
+            loading: None,
         }
     }
 
     fn floor(&self, without: Without) -> Version {
         let holds = self.reads.iter().map(|read| read.hold);
+        let holds = holds.chain(self.loading.as_ref().map(|loading| loading.hold));
         if without.holds { self.announced } else { holds.fold(self.announced, Version::min) }
     }
 
@@ -251,6 +251,7 @@ impl Case {
     fn is_over(&self) -> bool {
         self.is_still()
             && self.process.reads.is_empty()
+            && self.process.loading.is_none()
             && self.repairs.is_empty()
             && self.backfill == Backfill::Done
             && !self.damage
@@ -288,6 +289,7 @@ impl Case {
             115..135 => self.apply_batch(),
             135..150 => self.register_read(),
             150..170 => self.take_snapshot(),
+            170..185 if self.process.loading.is_some() => self.finish_load(),
             170..185 => self.apply_read(),
             185..187 => self.process.reads.truncate(self.random.below(3)),
             187..190 => self.restart(),
@@ -392,6 +394,9 @@ impl Case {
     }
 
     fn apply_batch(&mut self) {
+        if self.process.loading.is_some() && !self.without.gate {
+            return;
+        }
         let Some(mut applying) = self.process.applying.take() else { return };
         if !self.complete_orphans(&mut applying) {
             self.process.applying = Some(applying);
@@ -445,6 +450,9 @@ impl Case {
             (Ask::Range(..), Some(chunk)) => Some(chunk.next.clone()),
             _ => None,
         };
+        if self.process.loading.is_some() {
+            return None;
+        }
         let swept = self.process.reads.iter().any(|read| matches!(read.ask, Ask::Sweep(_)));
         match &self.backfill {
             Backfill::Copying(ledger) => {
@@ -494,6 +502,15 @@ impl Case {
         let read = process.reads.remove(place);
         let Some(chunk) = read.chunk else { return };
         let next = chunk.next.clone();
+        // Before a loader writes a row, the target knows where the log begins.
+        let begun = process.checkpoint.sequence > 0;
+        if begun && matches!(read.ask, Ask::Range(..)) && self.random.percent(50) {
+            let (target, fence) = (&self.target, self.process.fence);
+            let rows = chunk_batch(chunk, None);
+            let rest = loading::begin(target, options(self.soft_deletes), fence, rows);
+            self.process.loading = Some(Loading { hold: read.hold, next, rest });
+            return;
+        }
         let tables = match &read.ask {
             Ask::Range(..) => vec![chunk_batch(chunk, None)],
             Ask::Sweep(keys) | Ask::Repair(keys) if !self.without.missing => {
@@ -516,6 +533,12 @@ impl Case {
             Ask::Sweep(keys) => self.backfill = Backfill::Sweeping(keys.last().cloned()),
             Ask::Repair(keys) => self.repairs.retain(|key| !keys.contains(key)),
         }
+    }
+
+    fn finish_load(&mut self) {
+        let Some(Loading { next, rest, .. }) = self.process.loading.take() else { return };
+        at_once(rest);
+        self.backfill = next.map_or(Backfill::Sweeping(None), |next| Backfill::Copying(Some(next)));
     }
 
     /// Somebody spoils the target; a repeated backfill or a repair must mend it. Values are only

@@ -292,6 +292,43 @@ fn s53_a_row_deleted_while_its_chunk_is_on_the_way_stays_deleted() {
     assert_eq!(world.watch.verdict(), Ok(()));
 }
 
+/// The delete is applied when the loader has looked for tombstones and has not written yet, or it
+/// would be if nothing kept the two apart.
+#[test]
+fn s53_a_row_deleted_while_a_loader_writes_its_chunk_stays_deleted() {
+    let world = World::filled(Setup::plain(), 5);
+    let [first, second] = [&world.tables[0], &world.tables[1]];
+    run(async {
+        let late = Fault::Delay(Duration::from_secs(3));
+        let plan = Plan::At("target.load.before_commit", 1, late);
+        let users = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            world.commit(&[delete(first, 2), delete(second, 2)]);
+        };
+        tokio::join!(live(&world, Command { plan, ..for_millis(8_000) }), users);
+        assert_eq!(world.compare(), Ok(()));
+    });
+    assert_eq!(world.watch.verdict(), Ok(()));
+}
+
+#[test]
+fn s53_a_table_truncated_while_a_loader_writes_a_chunk_of_it_stays_empty() {
+    let world = World::filled(Setup::plain(), 5);
+    run(async {
+        let late = Fault::Delay(Duration::from_secs(3));
+        let plan = Plan::At("target.load.before_commit", 2, late);
+        let users = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            world.tables.iter().for_each(|table| {
+                world.commit(&[Op::Truncate { table: table.clone() }, insert(table, 4, "new")]);
+            });
+        };
+        tokio::join!(live(&world, Command { plan, ..for_millis(8_000) }), users);
+        assert_eq!(world.compare(), Ok(()));
+    });
+    assert_eq!(world.watch.verdict(), Ok(()));
+}
+
 #[test]
 fn s55_overlapping_backfills_of_one_table_both_end() {
     let world = World::filled(Setup::plain(), 5);
@@ -399,6 +436,26 @@ fn s96_an_instance_suspended_before_its_commit_fails_on_the_fence() {
     run(async {
         let pause = Fault::Delay(Duration::from_secs(5));
         let plan = Plan::At("target.apply.before_commit", 4, pause);
+        let first = Command { plan, ..for_millis(20_000) };
+        let second = async {
+            tokio::time::sleep(Duration::from_millis(1_000)).await;
+            live(&world, Command { machine: 1, take_over: true, ..for_millis(9_000) }).await
+        };
+        let users = users(Arc::clone(&world));
+        let (first, second, ()) = tokio::join!(live(&world, first), second, users);
+        assert!(gave_up(&first, Code::Fenced), "{first:?}");
+        assert!(matches!(second, End::Done), "{second:?}");
+        assert_eq!(world.compare(), Ok(()));
+    });
+    assert_eq!(world.watch.verdict(), Ok(()));
+}
+
+#[test]
+fn s96_a_loader_suspended_before_its_commit_fails_on_the_fence() {
+    let world = World::filled(Setup::plain(), 5);
+    run(async {
+        let pause = Fault::Delay(Duration::from_secs(5));
+        let plan = Plan::At("target.load.before_commit", 2, pause);
         let first = Command { plan, ..for_millis(20_000) };
         let second = async {
             tokio::time::sleep(Duration::from_millis(1_000)).await;

@@ -168,6 +168,7 @@ fn pipeline(world: &Arc<World>, store: Arc<dyn Store>, script: &Arc<ProcessScrip
         bounds,
         queue_bytes: setup.queue_kib * 1024,
         chunk_rows: setup.chunk_rows,
+        chunk_bytes: 1 << 20,
         copy_workers: setup.copy_workers,
         stop_on_table_error: false,
     };

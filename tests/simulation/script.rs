@@ -81,7 +81,7 @@ impl ProcessScript {
             return Fault::Kill;
         }
         self.world.look(point);
-        if point == "target.apply.after_commit" {
+        if ["target.apply.after_commit", "target.load.after_commit"].contains(&point) {
             self.world.watch.commit_by(&self.instance, &self.world.target);
         }
         state.decisions += 1;
@@ -91,7 +91,7 @@ impl ProcessScript {
             Plan::Quiet => Fault::None,
             Plan::At(at, nth, fault) if *at == point && nth == count => *fault,
             Plan::At(..) => Fault::None,
-            Plan::Random(rates) => self.draw(rates),
+            Plan::Random(rates) => self.draw(point, rates),
         };
         let fault = if state.decisions > DECISIONS_MAX {
             self.world.watch.report(format!("it goes round in circles, now at {point}"));
@@ -108,7 +108,7 @@ impl ProcessScript {
         fault
     }
 
-    fn draw(&self, rates: &Rates) -> Fault {
+    fn draw(&self, point: &str, rates: &Rates) -> Fault {
         let random = &self.world.random;
         let mut drawn = random.below(1000);
         let delay = Duration::from_millis([1, 20, 400, 2500][drawn % 4]);
@@ -124,6 +124,10 @@ impl ProcessScript {
                 return fault;
             }
             drawn -= rate;
+        }
+        // A chunk is many rows, so more happens while it is written than while a batch is.
+        if point == "target.load.before_commit" && random.permille(300) {
+            return Fault::Delay(delay);
         }
         Fault::None
     }

@@ -44,6 +44,9 @@ async fn story(world: &Arc<World>) -> Result<(), String> {
     let random = &world.random;
     let meddling = Meddling { damage: random.permille(300), poison: random.permille(200) };
     let steps = random.between(10, 60);
+    if random.permille(500) {
+        world.fill(world.setup.keys);
+    }
     let users = {
         let world = Arc::clone(world);
         tokio::spawn(async move { work(&world, steps, meddling).await })

@@ -124,12 +124,17 @@ impl World {
     /// A world whose tables have rows with the keys from 1 on already.
     pub fn filled(setup: Setup, rows: usize) -> Arc<World> {
         let world = World::new(setup, Random::new(1), false);
-        for table in &world.tables {
+        world.fill(rows);
+        world
+    }
+
+    /// Inserts rows with the keys from 1 on into every table.
+    pub fn fill(&self, rows: usize) {
+        for table in &self.tables {
             for key in 1..=rows {
-                world.commit(&[insert(table, key, "old")]);
+                self.commit(&[insert(table, key, "old")]);
             }
         }
-        world
     }
 
     pub fn target_options(&self) -> TargetOptions {

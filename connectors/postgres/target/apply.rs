@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 
 use super::stage::Staged;
 use super::{Attempt, Failure, PostgresTarget, into_row, last_count, text};
-use crate::change::{Applied, Batch, Key};
+use crate::change::{Applied, Batch, Key, TableBatch};
 use crate::error::{Code, Error, Result};
 use crate::part::TablePart;
 use crate::postgres::{connect, quote, sql, types};
@@ -45,19 +45,26 @@ impl PostgresTarget {
         self.claimed()?;
         self.retry_lock().await?;
         loop {
-            let failure = match self.attempt(batch).await {
+            match self.attempt(batch).await {
                 Ok(applied) => return Ok(applied),
-                Err(failure) => failure,
-            };
-            self.roll_back().await;
-            match failure {
-                Failure::Ours(error) => return Err(error),
-                Failure::Server(error) => return Err(self.explain(batch, &error).await),
-                Failure::NoBinary(place) => {
-                    let prepared = self.write_text(place).await;
-                    prepared.map_err(|failure| failure.doing("prepare to write text"))?;
-                }
+                Err(failure) => self.recover(failure, &batch.tables, batch.floor).await?,
             }
+        }
+    }
+
+    /// Ends the transaction of a failed attempt, and says why it failed; `Ok` if it is worth
+    /// another one.
+    pub(super) async fn recover(
+        &mut self,
+        failure: Failure,
+        tables: &[TableBatch],
+        floor: Version,
+    ) -> Result<()> {
+        self.roll_back().await;
+        match failure {
+            Failure::Ours(error) => Err(error),
+            Failure::Server(error) => Err(self.explain(tables, floor, &error).await),
+            Failure::NoBinary(place) => self.write_text(place).await,
         }
     }
 
@@ -205,7 +212,7 @@ impl PostgresTarget {
     /// Drops tombstones that nothing older can follow any more, and asks whether any are left.
     /// Returns whether there was reason to.
     fn collect_statements(&mut self, statements: &mut Vec<String>, batch: &Batch) -> bool {
-        let written = |table: &crate::change::TableBatch| {
+        let written = |table: &TableBatch| {
             let from_floor = |version: Version| version >= batch.floor;
             table.truncated.is_some_and(|(version, _)| from_floor(version))
                 || table.deletes.iter().any(|delete| from_floor(delete.version))
@@ -226,13 +233,19 @@ impl PostgresTarget {
     }
 
     /// Turns a refusal of the server into the reaction that it asks for.
-    async fn explain(&mut self, batch: &Batch, error: &tokio_postgres::Error) -> Error {
+    async fn explain(
+        &mut self,
+        tables: &[TableBatch],
+        floor: Version,
+        error: &tokio_postgres::Error,
+    ) -> Error {
         if is_about_data(error) {
-            return self.find_poison(batch, error).await.unwrap_or_else(|error| error);
+            let found = self.find_poison(tables, floor, error).await;
+            return found.unwrap_or_else(|error| error);
         }
         if error.code().is_some_and(|code| code.code().starts_with("42"))
             && error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE)
-            && let Err(shape) = self.explain_shapes(batch).await
+            && let Err(shape) = self.explain_shapes(tables).await
         {
             return shape;
         }
@@ -240,12 +253,12 @@ impl PostgresTarget {
     }
 
     /// A statement did not fit its table; says which table is not what was prepared.
-    async fn explain_shapes(&mut self, batch: &Batch) -> Result<()> {
+    async fn explain_shapes(&mut self, tables: &[TableBatch]) -> Result<()> {
         // What was staged for a shape that is no more must not be used again.
         if self.remembered().await?.is_none() {
             return Err(super::claim::lost(&self.options.pipeline));
         }
-        for table in &batch.tables {
+        for table in tables {
             self.expect_shape(&table.table).await?;
         }
         Ok(())

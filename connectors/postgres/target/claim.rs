@@ -3,7 +3,8 @@
 //! second one can ever commit is the fence's work, in `apply.rs`.
 //!
 //! Surprise: our own crashed predecessor may still hold the lock, and a row lock too, until the
-//! server notices that it is gone. It has our instance mark, so its session is ended.
+//! server notices that it is gone. It has our instance mark, so its sessions are ended. What they
+//! may still commit is waited for: behind a lock that loaders share, and the row of the checkpoint.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -100,39 +101,62 @@ impl PostgresTarget {
     }
 
     async fn verify_fence(&mut self, claim: &Claim, fence: u64) -> Result<Remembered> {
-        let pipeline = &self.options.pipeline;
+        let pipeline = &self.options.pipeline.clone();
         let remembered = self.remembered().await?.ok_or_else(|| lost(pipeline))?;
         if remembered.fence != fence || remembered.instance != claim.instance {
             return Err(records::fenced(pipeline));
         }
-        // Our own earlier session may hold it until the server notices that it is gone.
-        if !self.try_lock().await? {
-            self.end_lock_holder().await?;
+        // Our own earlier sessions may be there until the server notices that they are gone.
+        self.try_lock().await?;
+        self.end_lock_holders().await?;
+        self.wait_for_commits().await?;
+        let remembered = self.remembered().await?.ok_or_else(|| lost(pipeline))?;
+        match remembered.fence == fence {
+            true => Ok(remembered),
+            false => Err(records::fenced(pipeline)),
         }
-        Ok(remembered)
+    }
+
+    /// Waits until nothing that an earlier session began can be committed any more.
+    async fn wait_for_commits(&mut self) -> Result<()> {
+        self.in_transaction = true;
+        let wait = format!(
+            "{}; SELECT pg_advisory_xact_lock({}); SELECT FROM {} WHERE pipeline = {} \
+             FOR UPDATE; COMMIT",
+            super::apply::BEGIN,
+            loader_lock_number(&self.options.pipeline),
+            sql::CHECKPOINT,
+            quote::literal(&self.options.pipeline)
+        );
+        if let Err(error) = self.client.batch_execute(&wait).await {
+            self.roll_back().await;
+            return Err(connect::error("wait for the earlier session", &error));
+        }
+        self.in_transaction = false;
+        Ok(())
     }
 
     async fn raise_fence(&mut self, claim: &Claim) -> Result<Remembered> {
         self.create_own_tables().await?;
         let recorded = self.remembered().await?.map(|remembered| remembered.instance);
         let ours = recorded.as_ref() == Some(&claim.instance);
-        if !self.try_lock().await? {
-            if ours || claim.take_over {
-                self.end_lock_holder().await?;
-            }
-            if !self.wait_for_lock().await? && !ours && !claim.take_over {
-                return Err(records::already_running(&self.options.pipeline));
-            }
+        let held = self.try_lock().await?;
+        if ours || claim.take_over {
+            self.end_lock_holders().await?;
+        }
+        if !held && !self.wait_for_lock().await? && !ours && !claim.take_over {
+            return Err(records::already_running(&self.options.pipeline));
         }
         self.in_transaction = true;
         let pipeline = quote::literal(&self.options.pipeline);
         let instance = quote::literal(&claim.instance);
         let raise = format!(
-            "{}; INSERT INTO {} AS c (pipeline, sequence, fence, instance, tables, updated_at) \
-             VALUES ({pipeline}, 0, 1, {instance}, '[]', clock_timestamp()) \
+            "{}; SELECT pg_advisory_xact_lock({}); INSERT INTO {} AS c \
+             (pipeline, sequence, fence, instance, tables, updated_at) VALUES ({pipeline}, 0, 1, {instance}, '[]', clock_timestamp()) \
              ON CONFLICT (pipeline) DO UPDATE SET fence = c.fence + 1, \
              instance = excluded.instance, updated_at = excluded.updated_at; COMMIT",
             super::apply::BEGIN,
+            loader_lock_number(&self.options.pipeline),
             sql::CHECKPOINT
         );
         if let Err(error) = self.client.batch_execute(&raise).await {
@@ -194,18 +218,19 @@ impl PostgresTarget {
         Ok(true)
     }
 
-    /// Ends the session that holds the lock. Without the privilege to, it is left to the server.
-    async fn end_lock_holder(&self) -> Result<()> {
-        let number = self.lock_number();
+    /// Ends the sessions that hold the lock or load chunks. Without the privilege to, that is left
+    /// to the server.
+    async fn end_lock_holders(&self) -> Result<()> {
+        let place = |number: i64| format!("({}, {})", (number as u64) >> 32, number as u32);
         let end = format!(
             "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
              AND objsubid = 1 AND database = (SELECT oid FROM pg_database \
              WHERE datname = current_database()) AND pid <> pg_backend_pid() \
-             AND classid = {} AND objid = {}",
-            (number as u64) >> 32,
-            number as u32
+             AND (classid, objid) IN ({}, {})",
+            place(self.lock_number()),
+            place(loader_lock_number(&self.options.pipeline))
         );
-        match self.query("end the earlier session", &end).await {
+        match self.query("end the earlier sessions", &end).await {
             Err(error) if error.code != Code::Permission => Err(error),
             _ => Ok(()),
         }
@@ -319,7 +344,15 @@ impl PostgresTarget {
 
 /// The number of a pipeline's advisory lock. Every release must agree on it.
 pub fn lock_number(pipeline: &str) -> i64 {
-    let name = format!("driftless target {pipeline}");
+    advisory_lock(&format!("driftless target {pipeline}"))
+}
+
+/// The number of the lock that a pipeline's loaders share. Every release must agree on it.
+pub fn loader_lock_number(pipeline: &str) -> i64 {
+    advisory_lock(&format!("driftless loader {pipeline}"))
+}
+
+fn advisory_lock(name: &str) -> i64 {
     // FNV-1a, 64 bits.
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in name.bytes() {

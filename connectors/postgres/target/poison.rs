@@ -7,7 +7,7 @@
 
 use super::apply::{BEGIN, is_about_data};
 use super::{Attempt, Failure, PostgresTarget};
-use crate::change::{Batch, Key, TableBatch};
+use crate::change::{Key, TableBatch};
 use crate::error::{Code, Error, Result};
 use crate::part::{TablePart, row_at};
 use crate::postgres::connect::{self, ServerError};
@@ -17,23 +17,21 @@ impl PostgresTarget {
     /// Names the first row that the server refuses. `Err` says what else came of the search.
     pub(super) async fn find_poison(
         &mut self,
-        batch: &Batch,
+        tables: &[TableBatch],
+        floor: Version,
         refusal: &tokio_postgres::Error,
     ) -> Result<Error> {
-        for table in &batch.tables {
+        for table in tables {
             // Made inside the transaction, a staging table would go with it.
             let made = self.stage(&table.table).await;
             made.map_err(|failure| failure.doing("make a staging table"))?;
         }
         let found = loop {
             self.in_transaction = true;
-            let found = self.search(batch).await;
+            let found = self.search(tables, floor).await;
             self.roll_back().await;
             match found {
-                Err(Failure::NoBinary(place)) => {
-                    let prepared = self.write_text(place).await;
-                    prepared.map_err(|failure| failure.doing("prepare to write text"))?;
-                }
+                Err(Failure::NoBinary(place)) => self.write_text(place).await?,
                 found => break found,
             }
         };
@@ -49,25 +47,25 @@ impl PostgresTarget {
         }
     }
 
-    async fn search(&mut self, batch: &Batch) -> Attempt<Option<Error>> {
+    async fn search(&mut self, tables: &[TableBatch], floor: Version) -> Attempt<Option<Error>> {
         // Constraints that wait for the commit would be silent in a transaction without one.
         self.client.batch_execute(&format!("{BEGIN}; SET CONSTRAINTS ALL IMMEDIATE")).await?;
-        for table in &batch.tables {
+        for table in tables {
             let whole = table.deletes.len() + table.upserts.len();
-            let Some(mut refusal) = self.probe(table, 0, whole, batch.floor).await? else {
+            let Some(mut refusal) = self.probe(table, 0, whole, floor).await? else {
                 continue;
             };
             // Rows before `start` are applied; the first refused one is before `end`.
             let (mut start, mut end) = (0, whole);
             while end - start > 1 {
                 let middle = start + (end - start) / 2;
-                match self.probe(table, start, middle, batch.floor).await? {
+                match self.probe(table, start, middle, floor).await? {
                     Some(error) => (end, refusal) = (middle, error),
                     None => start = middle,
                 }
             }
             // The last probe of the remaining row may have been part of a larger one.
-            if let Some(error) = self.probe(table, start, end, batch.floor).await? {
+            if let Some(error) = self.probe(table, start, end, floor).await? {
                 refusal = error;
             }
             return Ok(Some(describe(table, row_at(table, start), &refusal)));

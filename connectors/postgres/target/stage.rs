@@ -15,6 +15,7 @@ use super::new_rows::CopyNew;
 use super::row_writer::{NoBinary, RowWriter};
 use super::{Attempt, Failure, PostgresTarget};
 use crate::change::{Cell, Row, RowDelete, RowUpsert};
+use crate::error;
 use crate::key_order::by_key;
 use crate::part::TablePart;
 use crate::postgres::sql;
@@ -64,9 +65,10 @@ impl PostgresTarget {
     }
 
     /// Has the rows of this stage's table written in text from now on.
-    pub(super) async fn write_text(&mut self, place: usize) -> Attempt<()> {
+    pub(super) async fn write_text(&mut self, place: usize) -> error::Result<()> {
         let Stage { table, name, .. } = &self.stages[place];
-        let copying = self.prepare_staging(table, name, false).await?;
+        let prepared = self.prepare_staging(table, name, false).await;
+        let copying = prepared.map_err(|failure| failure.doing("prepare to write text"))?;
         let stage = &mut self.stages[place];
         (stage.copying, stage.new_rows) = (copying, CopyNew::new(false));
         Ok(())

@@ -3,6 +3,7 @@
 
 mod claims;
 mod forms;
+mod loads;
 mod model;
 mod rows;
 mod shapes;

@@ -66,6 +66,14 @@ impl Fixture {
         assert_eq!(self.apply(tables).await, Ok(Applied::Done));
     }
 
+    /// A loader of this fence.
+    pub async fn loader(&self, fence: u64) -> PostgresTarget {
+        let options = self.target.options.clone();
+        let mut loader = target(&self.database.url(), options).await.unwrap();
+        assert_eq!(loader.join(fence).await, Ok(true));
+        loader
+    }
+
     /// Every row of a query: values separated by `|`, NULL as `~`.
     pub async fn look(&self, query: &str) -> Vec<String> {
         look(&self.client, query).await
