@@ -406,6 +406,9 @@ pub struct SourceOptions {
     pub pipeline: String,
     /// A larger transaction is delivered in parts of about this many bytes.
     pub part_bytes: usize,
+    /// PostgreSQL: when the log that is still to be read is more than this many bytes, it is read
+    /// in bulk; `None`: never.
+    pub bulk_read_above: Option<u64>,
     /// MySQL: what we call ourselves among its replicas; `None` makes it of the pipeline's name.
     pub server_id: Option<u32>,
     /// MySQL: what becomes of dates with a zero in them.
@@ -425,10 +428,20 @@ pub enum ZeroDates {
 }
 
 impl SourceOptions {
+    /// Less log than this is sooner streamed: a bulk read and the change back cost the server some
+    /// log that it reads again.
+    pub const BULK_READ_ABOVE: u64 = 16 << 20;
+
     /// The options of a pipeline that asks for nothing special.
     pub fn new(pipeline: impl Into<String>, part_bytes: usize) -> SourceOptions {
-        let (pipeline, zero_dates) = (pipeline.into(), ZeroDates::default());
-        SourceOptions { pipeline, part_bytes, server_id: None, zero_dates, accept_cascades: false }
+        SourceOptions {
+            pipeline: pipeline.into(),
+            part_bytes,
+            bulk_read_above: Some(SourceOptions::BULK_READ_ABOVE),
+            server_id: None,
+            zero_dates: ZeroDates::default(),
+            accept_cascades: false,
+        }
     }
 }
 

@@ -1,19 +1,26 @@
 //! PostgreSQL, as source and as target.
 
+mod bulk;
+mod bulk_rows;
 mod catalog;
+mod catalog_session;
 mod check;
 mod chunk;
 pub mod config;
 pub mod connect;
 mod copy;
+mod feed;
+mod gap;
 mod lsn;
 mod pgoutput;
 mod publication;
 pub mod quote;
+mod session;
 mod source;
 mod source_sql;
 mod sql;
 mod stream;
+mod streaming;
 mod subscribe;
 mod target;
 #[cfg(test)]
@@ -24,6 +31,7 @@ mod types;
 mod visibility;
 mod walsender;
 mod watchdog;
+mod wire;
 
 pub use source::{PostgresSource, source};
 pub(crate) use target::target;

@@ -4,6 +4,7 @@
 //! keep theirs. A session of a source that is asked once a minute would be in its way.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use tokio_postgres::Client;
@@ -12,8 +13,9 @@ use super::catalog::CatalogTable;
 use super::chunk::Reader;
 use super::config::Config;
 use super::lsn::{Bookmark, Lsn};
+use super::session;
 use super::source_sql as sql;
-use super::stream::{self, Opening, Stream};
+use super::stream::{Opening, Stream};
 use super::visibility::CommitLog;
 use super::{catalog, check, connect, publication, subscribe};
 use crate::error::{Code, Error, Result};
@@ -27,6 +29,8 @@ pub struct PostgresSource {
     /// The name of slot and publication.
     slot: String,
     part_bytes: usize,
+    bulk_read_above: Option<u64>,
+    bulk_read_refused: Arc<AtomicBool>,
     commits: Arc<CommitLog>,
 }
 
@@ -46,13 +50,15 @@ pub fn source(url: &str, options: &SourceOptions) -> Result<PostgresSource> {
         config: Arc::new(Config::parse(url)?),
         slot: format!("driftless_{}", options.pipeline),
         part_bytes: options.part_bytes,
+        bulk_read_above: options.bulk_read_above,
+        bulk_read_refused: Arc::default(),
         commits: Arc::default(),
     })
 }
 
 impl PostgresSource {
     async fn session(&self) -> Result<Client> {
-        connect::connect(&self.config, &stream::application(&self.slot)).await
+        connect::connect(&self.config, &session::application(&self.slot)).await
     }
 
     /// The tables as the catalog has them now; each is still the one that is meant.
@@ -94,8 +100,8 @@ impl Source for PostgresSource {
     ) -> Result<Position> {
         let client = self.session().await?;
         let current = self.current(&client, tables).await?;
-        let mut walsender = stream::login(&self.config, &self.slot).await?;
-        let (identity, _) = stream::identify(&mut walsender).await?;
+        let mut wire = session::login(&self.config, &self.slot).await?;
+        let (identity, _) = session::identify(&mut wire).await?;
         let Some(Resume { position, relied_upon }) = resume else {
             let publication = publication::ensure(&client, &self.slot, &current).await?.id;
             let lsn = subscribe::create_slot(&client, &self.slot).await?;
@@ -151,6 +157,8 @@ impl Source for PostgresSource {
             epoch,
             tables,
             part_bytes: self.part_bytes,
+            bulk_read_above: self.bulk_read_above,
+            bulk_read_refused: self.bulk_read_refused.clone(),
             commits: self.commits.clone(),
         };
         Ok(Box::new(Stream::open(opening).await?))
@@ -179,7 +187,7 @@ impl Source for PostgresSource {
     }
 
     async fn reader(&self) -> Result<Box<dyn RowReader>> {
-        let application = stream::application(&self.slot);
+        let application = session::application(&self.slot);
         let reader = Reader::open(self.config.clone(), application, self.commits.clone()).await?;
         Ok(Box::new(reader))
     }

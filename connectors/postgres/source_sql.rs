@@ -80,8 +80,11 @@ pub const SNAPSHOT: &str = "\
 SELECT pg_current_snapshot()::text,
        (extract(epoch FROM statement_timestamp()) * 1000000)::bigint";
 
-/// The snapshot of now.
-pub const SNAPSHOT_NOW: &str = "SELECT pg_current_snapshot()::text";
+/// The snapshot of now, the end of the log as it is safe on disk, and from where it would be read
+/// again for the slot `$1`.
+pub const NOW: &str = "\
+SELECT pg_current_snapshot()::text, pg_current_wal_flush_lsn()::text,
+       (SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = $1)";
 
 /// Begins the transaction of a chunk, before its snapshot is taken.
 pub fn begin_chunk(name: &TableName) -> String {
@@ -286,9 +289,14 @@ JOIN pg_publication_namespace s ON s.pnpubid = p.oid
 JOIN pg_namespace n ON n.oid = s.pnnspid WHERE p.pubname = $1";
 
 /// The slot `$1`: plug-in, database and whether it is ours, temporary, who reads it, what it
-/// confirmed, what state its log is in. Nothing newer than 14.
+/// confirmed, what state its log is in. Whoever reads in bulk reads a copy of it, and is told by
+/// the application's name, which the server cuts. Nothing newer than 14.
 pub const SLOT: &str = "\
-SELECT plugin::text, database::text, database = current_database(), temporary, active_pid,
+SELECT plugin::text, database::text, database = current_database(), temporary,
+       coalesce(active_pid, (
+         SELECT c.active_pid FROM pg_replication_slots c JOIN pg_stat_activity a
+           ON a.pid = c.active_pid AND a.application_name = left($1 || ' (driftless)', 63)
+         WHERE c.temporary AND starts_with(c.slot_name, 'driftless_bulk_') LIMIT 1)),
        confirmed_flush_lsn::text, wal_status
 FROM pg_replication_slots WHERE slot_name = $1";
 
@@ -329,6 +337,55 @@ pub fn start_replication(slot: &str, publication: &str, from: Lsn) -> String {
         "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {}, \
          messages 'true')",
         identifier(slot),
+        literal(&identifier(publication))
+    )
+}
+
+/// Makes a copy of a slot that goes with our session. The copy can be read ahead of what is
+/// durable; the slot itself cannot.
+pub fn copy_slot(slot: &str, copy: &str) -> String {
+    format!("SELECT pg_copy_logical_replication_slot({}, {}, true)", literal(slot), literal(copy))
+}
+
+/// Moves a slot of ours to a place in the log.
+pub fn move_slot(slot: &str, to: Lsn) -> String {
+    format!("SELECT pg_replication_slot_advance({}, '{to}')", literal(slot))
+}
+
+/// As `move_slot`, unless somebody reads it just now or it has got there already: an error would
+/// end all temporary slots of the session.
+pub fn move_slot_if_free(slot: &str, to: Lsn) -> String {
+    format!(
+        "SELECT pg_replication_slot_advance(slot_name, '{to}') FROM pg_replication_slots \
+         WHERE slot_name = {} AND active_pid IS NULL AND confirmed_flush_lsn < '{to}'",
+        literal(slot)
+    )
+}
+
+/// Drops a slot if it is there.
+pub fn drop_slot_if_there(slot: &str) -> String {
+    format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {}",
+        literal(slot)
+    )
+}
+
+/// Up to where a slot was read, from where its log is read again, and the end of the log.
+pub fn slot_place(slot: &str) -> String {
+    format!(
+        "SELECT confirmed_flush_lsn, restart_lsn, pg_current_wal_flush_lsn() \
+         FROM pg_replication_slots WHERE slot_name = {}",
+        literal(slot)
+    )
+}
+
+/// Reads a slot in bulk, with the options of `start_replication`, and moves it.
+pub fn bulk_read(slot: &str, publication: &str, upto: Lsn) -> String {
+    format!(
+        "COPY (SELECT data FROM pg_logical_slot_get_binary_changes({}, '{upto}', NULL, \
+         'proto_version', '1', 'publication_names', {}, 'messages', 'true')) \
+         TO STDOUT (FORMAT binary)",
+        literal(slot),
         literal(&identifier(publication))
     )
 }

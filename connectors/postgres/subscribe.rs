@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use super::lsn::{Bookmark, LogIdentity, Lsn};
+use super::session::other_source;
 use super::source_sql as sql;
-use super::stream::other_source;
 use super::{connect, quote};
 use crate::error::{Code, Error, Result};
 

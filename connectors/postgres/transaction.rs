@@ -200,8 +200,9 @@ impl Builder {
         if self.open.is_some() {
             return Err(wrong("a transaction begins inside another"));
         }
-        if final_lsn < self.reached.log {
-            let reached = self.reached.log;
+        // Whatever begins before that was given out already.
+        if final_lsn < self.reached.lsn {
+            let reached = self.reached.lsn;
             return Err(wrong(format!("commit {final_lsn} comes after {reached}")));
         }
         self.open = Some(Open {

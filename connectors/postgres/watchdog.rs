@@ -2,7 +2,8 @@
 //!
 //! A statement may rightly take long, so silence alone proves nothing: after some of it the
 //! server is asked, over a connection of its own, whether it is still at work for the session.
-//! The surprise: an answer of "idle" is as bad as none. It means that what was said got lost.
+//! The surprise: an answer of "idle" is as bad as none. It means that what was said got lost. So is
+//! "I am sending", when nothing has come for so long.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,13 +18,16 @@ use tokio_postgres::Client;
 
 use super::config::Config;
 use super::connect::{self, Socket};
+use crate::error::{Code, Error, Result};
 
 /// After this much silence of the server, with something of ours unanswered, it is asked.
 const SILENCE: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_millis(100);
 
 const AT_WORK: &str = "SELECT 1 FROM pg_catalog.pg_stat_activity WHERE pid = $1 AND state <> 'idle' \
-     AND state <> 'idle in transaction' AND state <> 'idle in transaction (aborted)'";
+     AND state <> 'idle in transaction' AND state <> 'idle in transaction (aborted)' \
+     AND wait_event IS DISTINCT FROM 'ClientWrite'";
 
 /// When the two sides last spoke, in milliseconds since the session began.
 #[derive(Debug)]
@@ -120,6 +124,62 @@ pub async fn watch(config: Config, talk: Arc<Talk>, backend_pid: i32, session: A
             tracing::warn!(address = config.address(), "connection is silent, closing it");
             session.abort();
             return;
+        }
+    }
+}
+
+/// The patience with a session that is read without the driver: `bulk.rs`.
+///
+/// Cancel-safe: a question about the session goes on when the future that asked it is dropped.
+pub struct Patience {
+    config: Arc<Config>,
+    backend_pid: i32,
+    /// When it last said something, or was last known to be at work.
+    since: Instant,
+    asking: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
+}
+
+impl Patience {
+    /// With the session of this server process.
+    pub fn new(config: Arc<Config>, backend_pid: i32) -> Patience {
+        Patience { config, backend_pid, since: Instant::now(), asking: None }
+    }
+
+    /// Waits for the server to say something, as long as it is at work for us.
+    ///
+    /// # Errors
+    /// `unreachable` (transient) when it is not.
+    pub async fn wait<T>(&mut self, something: impl Future<Output = T>) -> Result<T> {
+        tokio::pin!(something);
+        loop {
+            let Some(asking) = &mut self.asking else {
+                // A call that finds the time already over still looks at what has arrived.
+                let deadline = (self.since + SILENCE).max(Instant::now() + GRACE);
+                if let Ok(done) = tokio::time::timeout_at(deadline, &mut something).await {
+                    self.since = Instant::now();
+                    return Ok(done);
+                }
+                let (config, backend_pid) = (self.config.clone(), self.backend_pid);
+                self.asking = Some(Box::pin(async move { is_at_work(&config, backend_pid).await }));
+                continue;
+            };
+            let at_work = tokio::select! {
+                biased;
+                done = &mut something => {
+                    (self.since, self.asking) = (Instant::now(), None);
+                    return Ok(done);
+                }
+                at_work = asking => at_work,
+            };
+            (self.since, self.asking) = (Instant::now(), None);
+            if at_work {
+                continue;
+            }
+            // It may have answered in the meantime.
+            return tokio::time::timeout(GRACE, something).await.map_err(|_| {
+                let message = "the source says nothing, and is not at work for us any more";
+                Error::transient(Code::Unreachable, message)
+            });
         }
     }
 }

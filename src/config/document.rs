@@ -18,6 +18,7 @@ enum Shape {
     /// Text whose references are replaced as in a URL.
     Url,
     Number,
+    Flag,
     List,
 }
 
@@ -25,7 +26,7 @@ enum Shape {
 pub(super) type KeyName = (&'static str, &'static str);
 
 /// Every key there is, in the order of the example file.
-const KEYS: [(KeyName, Shape); 17] = [
+const KEYS: [(KeyName, Shape); 18] = [
     (("pipeline", "name"), Shape::Text),
     (("pipeline", "tables"), Shape::List),
     (("pipeline", "deletes"), Shape::Text),
@@ -37,6 +38,7 @@ const KEYS: [(KeyName, Shape); 17] = [
     (("pipeline", "chunk_rows"), Shape::Number),
     (("pipeline", "copy_workers"), Shape::Number),
     (("source", "url"), Shape::Url),
+    (("source", "bulk_read"), Shape::Flag),
     (("source", "server_id"), Shape::Number),
     (("source", "zero_dates"), Shape::Text),
     (("source", "cascades"), Shape::Text),
@@ -59,6 +61,7 @@ const OTHER_VARIABLES: [&str; 1] = ["DRIFTLESS_LOG"];
 pub(super) enum Value {
     Text(String),
     Number(i64),
+    Flag(bool),
     List(Vec<String>),
 }
 
@@ -153,7 +156,7 @@ impl Document {
     pub(super) fn has_literal_password(&self) -> bool {
         self.0.values().any(|given| match &given.value {
             Value::Text(text) => references::has_literal_password(text),
-            Value::Number(_) | Value::List(_) => false,
+            Value::Number(_) | Value::Flag(_) | Value::List(_) => false,
         })
     }
 
@@ -161,7 +164,7 @@ impl Document {
     pub(super) fn text(&self, key: KeyName, environment: &Environment) -> Result<Option<String>> {
         match self.0.get(&key).map(|given| &given.value) {
             Some(Value::Text(template)) => self.replace(key, template, environment).map(Some),
-            Some(Value::Number(_) | Value::List(_)) | None => Ok(None),
+            Some(Value::Number(_) | Value::Flag(_) | Value::List(_)) | None => Ok(None),
         }
     }
 
@@ -169,7 +172,15 @@ impl Document {
     pub(super) fn number(&self, key: KeyName) -> Option<i64> {
         match self.0.get(&key).map(|given| &given.value) {
             Some(Value::Number(number)) => Some(*number),
-            Some(Value::Text(_) | Value::List(_)) | None => None,
+            Some(Value::Text(_) | Value::Flag(_) | Value::List(_)) | None => None,
+        }
+    }
+
+    /// Whether the key is set or not, if either was given.
+    pub(super) fn flag(&self, key: KeyName) -> Option<bool> {
+        match self.0.get(&key).map(|given| &given.value) {
+            Some(Value::Flag(flag)) => Some(*flag),
+            Some(Value::Text(_) | Value::Number(_) | Value::List(_)) | None => None,
         }
     }
 
@@ -184,7 +195,7 @@ impl Document {
                 let replaced = items.iter().map(|item| self.replace(key, item, environment));
                 replaced.collect::<Result<_>>().map(Some)
             }
-            Some(Value::Text(_) | Value::Number(_)) | None => Ok(None),
+            Some(Value::Text(_) | Value::Number(_) | Value::Flag(_)) | None => Ok(None),
         }
     }
 
@@ -211,6 +222,7 @@ impl Value {
             (Shape::Number, DeValue::Integer(number)) => {
                 i64::from_str_radix(number.as_str(), number.radix()).ok().map(Value::Number)
             }
+            (Shape::Flag, DeValue::Boolean(flag)) => Some(Value::Flag(*flag)),
             (Shape::List, DeValue::Array(items)) => {
                 let item = |item: &Spanned<DeValue<'_>>| item.get_ref().as_str().map(str::to_owned);
                 items.iter().map(item).collect::<Option<_>>().map(Value::List)
@@ -223,6 +235,7 @@ impl Value {
         match shape {
             Shape::Text | Shape::Url => Some(Value::Text(text.to_owned())),
             Shape::Number => text.trim().parse().ok().map(Value::Number),
+            Shape::Flag => text.trim().parse().ok().map(Value::Flag),
             Shape::List => Some(Value::List(split_list(text))),
         }
     }
@@ -233,6 +246,7 @@ impl Shape {
         match self {
             Shape::Text | Shape::Url => "text in quotes",
             Shape::Number => "a whole number",
+            Shape::Flag => "true or false",
             Shape::List => "a list of texts, for instance [\"public.*\", \"!public.audit_*\"]",
         }
     }
@@ -341,6 +355,10 @@ mod tests {
         );
         check_error("source.url = 5", "d.toml line 1: source.url must be text in quotes");
         check_error(
+            "source.bulk_read = \"hunter2\"",
+            "d.toml line 1: source.bulk_read must be true or false",
+        );
+        check_error(
             "pipeline.tables = \"hunter2\"",
             "d.toml line 1: pipeline.tables must be a list of texts, for instance \
              [\"public.*\", \"!public.audit_*\"]",
@@ -378,12 +396,14 @@ mod tests {
         let environment = Environment::from_pairs([
             ("DRIFTLESS_PIPELINE__BATCH_ROWS", "7"),
             ("DRIFTLESS_PIPELINE__TABLES", "a, !b"),
+            ("DRIFTLESS_SOURCE__BULK_READ", "false"),
             ("DRIFTLESS_STATE__DIR", "/s"),
             ("DRIFTLESS_LOG", "debug"),
             ("HOME", "/root"),
         ]);
         document.override_from(&environment).unwrap();
         assert_eq!(document.number(("pipeline", "batch_rows")), Some(7));
+        assert_eq!(document.flag(("source", "bulk_read")), Some(false));
         let tables = document.list(("pipeline", "tables"), &environment).unwrap();
         assert_eq!(tables, Some(vec!["a".into(), "!b".into()]));
         let state = document.text(("state", "dir"), &environment).unwrap();

@@ -1,7 +1,9 @@
 //! The source against a real server: the log, the chunks beside it, and the proofs of gaps.
 
+mod bulk;
 mod chunks;
 mod gaps;
+mod switch;
 mod tls;
 
 use std::sync::Arc;

@@ -78,7 +78,7 @@ async fn start(certificates: Option<&Certificates>) -> Server {
 async fn connect(url: &str) -> Result<(), Code> {
     let config = crate::postgres::config::Config::parse(url).unwrap();
     let sql = crate::postgres::connect::connect(&config, "test").await;
-    let log = super::super::stream::login(&config, "test").await;
+    let log = super::super::session::login(&config, "test").await;
     let code = sql.map(drop).map_err(|error| {
         assert!(!error.message.contains("secret"), "{error}");
         error.code

@@ -1,0 +1,165 @@
+//! The rows of `COPY (SELECT data …) TO STDOUT (FORMAT binary)`, whose one column is a message of
+//! the plug-in. Pure and borrowing; fed by `bulk.rs`, one CopyData message after another.
+//!
+//! Surprise: the protocol promises one row a message, so none is put together from two. The
+//! header comes with whatever is first: a row, or the end.
+
+use crate::error::{Code, Error, Result};
+
+const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
+/// The signature, the flags and the length of an extension.
+const HEADER_BYTES: usize = 19;
+/// How many columns a row has.
+const COLUMNS: [u8; 2] = 1_u16.to_be_bytes();
+/// What stands in the place of that number after the last row.
+const END: [u8; 2] = (-1_i16).to_be_bytes();
+
+/// What a CopyData message may hold next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Expected {
+    /// The header and a row, or the header and the end.
+    #[default]
+    Header,
+    /// A row, or the end.
+    Row,
+    /// Nothing.
+    Nothing,
+}
+
+/// What it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// A message of the plug-in.
+    Message(&'a [u8]),
+    /// The end of the rows.
+    End,
+}
+
+impl Expected {
+    /// Reads one CopyData message.
+    ///
+    /// # Errors
+    /// `protocol` if it is anything else.
+    pub fn read(self, bytes: &[u8]) -> Result<Piece<'_>> {
+        let row = match self {
+            Expected::Header => after_header(bytes)?,
+            Expected::Row => bytes,
+            Expected::Nothing => return Err(wrong("a row after the last one")),
+        };
+        match row.split_first_chunk() {
+            Some((&END, [])) => Ok(Piece::End),
+            Some((&COLUMNS, cell)) => message(cell).map(Piece::Message),
+            _ => Err(wrong("a row that has not one column")),
+        }
+    }
+}
+
+fn after_header(bytes: &[u8]) -> Result<&[u8]> {
+    let (header, row) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| wrong("no header"))?;
+    // Neither flags nor an extension exist yet, and some flags would change what follows.
+    match header.strip_prefix(SIGNATURE) {
+        Some([0, 0, 0, 0, 0, 0, 0, 0]) => Ok(row),
+        _ => Err(wrong("a header of another format")),
+    }
+}
+
+fn message(cell: &[u8]) -> Result<&[u8]> {
+    let (length, message) = cell.split_first_chunk().ok_or_else(|| wrong("half a row"))?;
+    // NULL has the length -1, and is no message either.
+    match usize::try_from(i32::from_be_bytes(*length)) {
+        Ok(length) if length == message.len() => Ok(message),
+        _ => Err(wrong("a row whose length is wrong")),
+    }
+}
+
+fn wrong(what: &str) -> Error {
+    Error::stop(Code::Protocol, format!("the bulk read of the log has {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header() -> Vec<u8> {
+        [SIGNATURE.as_slice(), &[0; 8]].concat()
+    }
+
+    fn row(message: &[u8]) -> Vec<u8> {
+        [&COLUMNS, i32::try_from(message.len()).unwrap().to_be_bytes().as_slice(), message].concat()
+    }
+
+    /// The messages of these pieces, if the end follows them.
+    fn read(pieces: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
+        let (mut expected, mut messages) = (Expected::default(), Vec::new());
+        for piece in pieces {
+            expected = match expected.read(piece)? {
+                Piece::Message(message) => {
+                    messages.push(message.to_vec());
+                    Expected::Row
+                }
+                Piece::End => Expected::Nothing,
+            };
+        }
+        Ok(messages)
+    }
+
+    #[test]
+    fn the_header_comes_with_the_first_row_or_with_the_end() {
+        let first = [header(), row(b"one")].concat();
+        let messages = read(&[first, row(b""), row(b"three"), END.to_vec()]);
+        assert_eq!(messages.unwrap(), [b"one".to_vec(), b"".to_vec(), b"three".to_vec()]);
+        assert_eq!(read(&[[header(), END.to_vec()].concat()]).unwrap(), [b""; 0]);
+    }
+
+    #[test]
+    fn what_is_no_row_is_an_error() {
+        let first = [header(), row(b"one")].concat();
+        let check = |pieces: &[&[u8]]| {
+            let pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
+            assert_eq!(read(&pieces).unwrap_err().code, Code::Protocol, "{pieces:?}");
+        };
+        check(&[&row(b"one")]);
+        check(&[&header()]);
+        check(&[&first, &first]);
+        check(&[&first, &END, &END]);
+        check(&[&first, &[&END[..], &[0]].concat()]);
+        check(&[&first, &[row(b"two"), row(b"three")].concat()]);
+        check(&[&first, &[0, 1, 0xff, 0xff, 0xff, 0xff]]);
+        check(&[&first, &[0, 2, 0, 0, 0, 0, 0, 0, 0, 0]]);
+        check(&[&first, &[0, 0]]);
+        for flag in SIGNATURE.len()..HEADER_BYTES {
+            let mut other = first.clone();
+            other[flag] = 1;
+            check(&[&other]);
+        }
+        for length in 0..first.len() {
+            check(&[&first[..length]]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_or_read_beyond_them(
+            bytes in proptest::collection::vec(any::<u8>(), 0..64),
+            begun: bool,
+        ) {
+            let expected = if begun { Expected::Row } else { Expected::Header };
+            if let Ok(Piece::Message(message)) = expected.read(&bytes) {
+                prop_assert!(bytes.ends_with(message));
+                prop_assert_eq!(message.len() + 6, bytes.len() - if begun { 0 } else { 19 });
+            }
+        }
+
+        #[test]
+        fn every_message_comes_out_as_it_went_in(
+            messages: Vec<Vec<u8>>,
+        ) {
+            let mut pieces: Vec<Vec<u8>> = messages.iter().map(|message| row(message)).collect();
+            pieces.push(END.to_vec());
+            pieces[0] = [header(), pieces[0].clone()].concat();
+            prop_assert_eq!(read(&pieces).unwrap(), messages);
+        }
+    }
+}

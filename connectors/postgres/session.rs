@@ -1,0 +1,80 @@
+//! A session that may read the log: opened as the configuration says, and asked which log it is.
+//! Used by `source.rs` and `feed.rs`.
+//!
+//! Surprise: it is a replication connection, but it understands SQL too. So the log is read in
+//! bulk and streamed over one connection, and who the server is need be proven only once.
+
+use super::config::{Config, Host, TlsMode};
+use super::connect;
+use super::lsn::{LogIdentity, Lsn};
+use super::subscribe::RESYNC;
+use super::wire::{Login, Wire};
+use crate::error::{Code, Error, Result};
+
+/// What `pg_stat_activity` shows of a pipeline.
+pub fn application(slot: &str) -> String {
+    format!("{slot} (driftless)")
+}
+
+/// Opens a replication connection.
+///
+/// # Errors
+/// As `connect::connect`.
+pub async fn login(config: &Config, slot: &str) -> Result<Wire> {
+    let options = connect::startup_options();
+    let application = application(slot);
+    let login = Login {
+        user: &config.user,
+        password: config.password.as_deref(),
+        database: &config.database,
+        application: &application,
+        options: &options,
+        encrypted: config.tls != TlsMode::Disable || matches!(config.host, Host::Unix(_)),
+    };
+    let login = async { Wire::login(connect::dial(config).await?, &login).await };
+    connect::within(config, login)
+        .await
+        .map_err(|error| error.context(connect::doing_login(config)))
+}
+
+/// Which log this is, and its end.
+///
+/// # Errors
+/// The connection, or an answer that is not understood.
+pub async fn identify(wire: &mut Wire) -> Result<(LogIdentity, Lsn)> {
+    let rows = wire.ask("IDENTIFY_SYSTEM").await?;
+    let rows = rows.map_err(|error| connect::server_error("identify the source", &error))?;
+    let cell = |index: usize| {
+        let cell = rows.first().and_then(|row| row.get(index)).and_then(|cell| cell.as_deref());
+        cell.ok_or_else(|| Error::stop(Code::Protocol, "IDENTIFY_SYSTEM has no answer"))
+    };
+    let number = |_| Error::stop(Code::Protocol, "IDENTIFY_SYSTEM answers no number");
+    // The system identifier is stored as the server writes it, once it is a number.
+    let system = cell(0)?.parse::<u64>().map_err(number)?.to_string();
+    let timeline = cell(1)?.parse().map_err(number)?;
+    Ok((LogIdentity { system, timeline }, cell(2)?.parse()?))
+}
+
+/// The end of the log, if it is this one.
+///
+/// # Errors
+/// `source-identity`; as `identify`.
+pub async fn identify_as(wire: &mut Wire, ours: &LogIdentity) -> Result<Lsn> {
+    match identify(wire).await? {
+        (here, end) if here == *ours => Ok(end),
+        (here, _) => Err(other_source(ours, &here)),
+    }
+}
+
+/// The position belongs to another server.
+#[must_use]
+pub fn other_source(ours: &LogIdentity, theirs: &LogIdentity) -> Error {
+    Error::stop(
+        Code::SourceIdentity,
+        format!(
+            "the target holds a copy of system {} timeline {}, but the source is system {} \
+             timeline {}; correct the source's URL, or, {RESYNC}",
+            ours.system, ours.timeline, theirs.system, theirs.timeline
+        ),
+    )
+}

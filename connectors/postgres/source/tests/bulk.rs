@@ -1,0 +1,346 @@
+//! The log read in bulk: the same as streamed, and as careful with what could be lost. The
+//! change from one to the other under all kinds of load is in `switch.rs`.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::super::super::lsn::{Bookmark, Lsn};
+use super::*;
+
+impl Fixture {
+    /// As `new`; the log is read in bulk when more bytes than this are to be read.
+    async fn reading_in_bulk(above: u64, sql: &str) -> Fixture {
+        let mut fixture = Fixture::new(sql).await;
+        fixture.source.bulk_read_above = Some(above);
+        fixture
+    }
+
+    async fn open(&self, from: &Position) -> Box<dyn ChangeStream> {
+        self.source.stream(from, EPOCH, &self.tables().await, &[]).await.unwrap()
+    }
+
+    async fn subscribed(&self) -> Position {
+        self.source.subscribe(&self.tables().await, None).await.unwrap()
+    }
+
+    async fn one<T: for<'a> tokio_postgres::types::FromSql<'a>>(&self, sql: &str) -> T {
+        self.client.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    /// Whether the log is being read in bulk just now; the server is this test's own.
+    pub async fn is_in_bulk(&self) -> bool {
+        self.one("SELECT count(*) > 0 FROM pg_replication_slots WHERE temporary").await
+    }
+
+    /// Up to where the slot may have forgotten.
+    pub async fn confirmed(&self) -> Lsn {
+        let sql = format!(
+            "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{}'",
+            self.slot()
+        );
+        self.one::<String>(&sql).await.parse().unwrap()
+    }
+}
+
+fn lsn(position: &Position) -> Lsn {
+    Bookmark::read(position).unwrap().lsn
+}
+
+/// What is promised of a transaction. A part says where the log was before it, and that may be
+/// any place without changes.
+fn essence(mut transaction: Transaction) -> Option<Transaction> {
+    if !transaction.complete {
+        transaction.position = Position(String::new());
+    }
+    (!transaction.changes.is_empty() || !transaction.complete).then_some(transaction)
+}
+
+/// Rows until about so many bytes of log are written.
+fn flood(rows: u32) -> String {
+    format!("INSERT INTO t SELECT k, repeat('x', 100) FROM generate_series(1, {rows}) k")
+}
+
+#[tokio::test]
+async fn bulk_and_stream_give_the_same_transactions_byte_for_byte() {
+    let mut fixture = Fixture::new(
+        "CREATE TABLE t (k int PRIMARY KEY, v text); CREATE TABLE u (k int PRIMARY KEY, big text); \
+         CREATE TABLE f (k int PRIMARY KEY, v text); ALTER TABLE f REPLICA IDENTITY FULL; \
+         CREATE TABLE p (k int PRIMARY KEY, v text) PARTITION BY RANGE (k); \
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100); CREATE SCHEMA other; \
+         CREATE TABLE other.unpublished (v text)",
+    )
+    .await;
+    let from = fixture.subscribed().await;
+    fixture.run("INSERT INTO t SELECT k, 'a' || k FROM generate_series(1, 30000) k").await;
+    for round in 0..20 {
+        fixture.run(&format!("INSERT INTO u VALUES ({round}, {LONG})")).await;
+        fixture.run(&format!("UPDATE u SET k = -k - 1 WHERE k = {round}")).await;
+        fixture
+            .run(&format!(
+                "BEGIN; INSERT INTO f VALUES ({round}); SAVEPOINT s; \
+             INSERT INTO f VALUES (1000); ROLLBACK TO s; UPDATE f SET v = 'b'; COMMIT"
+            ))
+            .await;
+        fixture.run("INSERT INTO other.unpublished SELECT repeat('x', 1000)").await;
+        fixture.run("SELECT pg_logical_emit_message(true, 'app', 'x')").await;
+        fixture.run("SELECT pg_logical_emit_message(false, 'app', repeat('y', 9000))").await;
+        fixture
+            .run(&format!("BEGIN; INSERT INTO p VALUES ({round}); DELETE FROM p; ROLLBACK"))
+            .await;
+        fixture.run(&format!("INSERT INTO p VALUES ({round}, 'x')")).await;
+    }
+    fixture
+        .run(
+            "BEGIN; INSERT INTO f VALUES (50, 'a'); ALTER TABLE f ADD COLUMN w int; \
+                 INSERT INTO f VALUES (51, 'a', 1); ALTER TABLE f ALTER k TYPE bigint; \
+                 INSERT INTO f VALUES (52, 'b', 2); COMMIT",
+        )
+        .await;
+    fixture.run("TRUNCATE u, t; INSERT INTO t VALUES (1, NULL)").await;
+    fixture.run("ALTER TABLE p RENAME TO q; INSERT INTO q VALUES (70, 'z')").await;
+    let mut read = async |above| {
+        fixture.source.bulk_read_above = above;
+        let mut stream = fixture.open(&from).await;
+        assert_eq!(fixture.is_in_bulk().await, above.is_some());
+        let transactions = fixture.read_all(&mut stream).await;
+        transactions.into_iter().filter_map(essence).collect::<Vec<_>>()
+    };
+    let streamed = read(None).await;
+    let changes: usize = streamed.iter().map(|transaction| transaction.changes.len()).sum();
+    assert!(streamed.iter().any(|part| !part.complete) && changes > 30_100, "{changes}");
+    // Calls of 32 KiB, and one that takes all there is.
+    assert!(read(Some(4 << 10)).await == streamed, "in many calls");
+    assert!(read(Some(1 << 20)).await == streamed, "in one call");
+}
+
+#[tokio::test]
+async fn a_pipeline_that_is_behind_reads_in_bulk_and_streams_when_it_has_caught_up() {
+    let fixture =
+        Fixture::reading_in_bulk(16 << 10, "CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    let from = fixture.subscribed().await;
+    fixture.run(&flood(2000)).await;
+    let mut stream = fixture.open(&from).await;
+    assert!(fixture.is_in_bulk().await);
+    assert_eq!(fixture.log(&mut stream).await.len(), 2000);
+    // The next one is only streamed: less than the threshold is there.
+    fixture.run("INSERT INTO t VALUES (-1, 'a')").await;
+    assert_eq!(fixture.log(&mut stream).await, ["t + -1|a"]);
+    assert!(!fixture.is_in_bulk().await);
+}
+
+#[tokio::test]
+async fn a_stream_that_falls_behind_reads_in_bulk() {
+    let fixture =
+        Fixture::reading_in_bulk(16 << 10, "CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    let (_, mut stream) = fixture.start().await;
+    assert!(!fixture.is_in_bulk().await);
+    for k in 0..200 {
+        let row = format!("INSERT INTO t VALUES ({k}, repeat('x', 2000))");
+        fixture.run(&row).await;
+    }
+    let (mut seen, mut in_bulk) = (Vec::new(), 0);
+    while seen.len() < 200 {
+        let transaction = stream.next().await.unwrap();
+        seen.extend(transaction.changes.iter().map(words));
+        in_bulk += u32::from(fixture.is_in_bulk().await);
+    }
+    let expected: Vec<String> = (0..200).map(|k| format!("t + {k}|2000 bytes")).collect();
+    assert_eq!(seen, expected);
+    assert!(in_bulk > 0, "it only streamed");
+}
+
+#[tokio::test]
+async fn the_slot_moves_to_what_is_durable_and_never_further() {
+    let fixture =
+        Fixture::reading_in_bulk(4 << 10, "CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    let from = fixture.subscribed().await;
+    for k in 0..400 {
+        fixture.run(&format!("INSERT INTO t VALUES ({k}, repeat('x', 2000))")).await;
+    }
+    let mut stream = fixture.open(&from).await;
+    let (mut durable, mut received, mut moved) = (from.clone(), Vec::new(), 0);
+    while received.len() < 400 {
+        let transaction = stream.next().await.unwrap();
+        received.extend((!transaction.changes.is_empty()).then_some(transaction.position));
+        let confirmed = fixture.confirmed().await;
+        assert!(confirmed <= lsn(&durable), "{confirmed} is not durable, {durable} is");
+        moved += u32::from(confirmed > lsn(&from) && fixture.is_in_bulk().await);
+        if received.len() % 50 == 0 && !received.is_empty() {
+            durable = received[received.len() - 25].clone();
+            stream.acknowledge(&durable).await.unwrap();
+            // What was never received is not believed.
+            let mut ahead = Bookmark::read(&durable).unwrap();
+            ahead.lsn = Lsn(u64::MAX);
+            let last = received.last().unwrap();
+            if fixture.is_in_bulk().await && received.len() == 400 {
+                stream.acknowledge(&ahead.position()).await.unwrap();
+                durable = last.clone();
+            }
+        }
+    }
+    assert!(moved > 0, "the slot never moved while the log was read in bulk");
+    drop(stream);
+    let stream = fixture.open(&durable).await;
+    drop(stream);
+}
+
+#[tokio::test]
+async fn log_without_changes_moves_the_position_in_bulk_too() {
+    let fixture = Fixture::reading_in_bulk(
+        4 << 10,
+        "CREATE TABLE t (k int PRIMARY KEY); CREATE SCHEMA other; CREATE TABLE other.u (v text)",
+    )
+    .await;
+    let from = fixture.subscribed().await;
+    fixture.run("INSERT INTO other.u SELECT repeat('x', 1000) FROM generate_series(1, 500)").await;
+    let end: Lsn =
+        fixture.one::<String>("SELECT pg_current_wal_lsn()::text").await.parse().unwrap();
+    let mut stream = fixture.open(&from).await;
+    assert!(fixture.is_in_bulk().await);
+    loop {
+        let transaction = stream.next().await.unwrap();
+        assert!(transaction.changes.is_empty() && transaction.complete);
+        if lsn(&transaction.position) >= end {
+            break;
+        }
+    }
+    fixture.run("INSERT INTO t VALUES (1)").await;
+    assert_eq!(fixture.log(&mut stream).await, ["t + 1"]);
+}
+
+#[tokio::test]
+async fn log_that_would_be_read_again_and_again_is_streamed() {
+    let fixture =
+        Fixture::reading_in_bulk(4 << 10, "CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    let from = fixture.subscribed().await;
+    let old = fixture.database.client().await;
+    old.batch_execute("BEGIN; INSERT INTO public.t VALUES (-1, 'old')").await.unwrap();
+    fixture.run(&flood(2000)).await;
+    let mut stream = fixture.open(&from).await;
+    let mut last = from;
+    while let Ok(transaction) =
+        tokio::time::timeout(Duration::from_millis(500), stream.next()).await
+    {
+        last = transaction.unwrap().position;
+    }
+    drop(stream);
+    // The open transaction keeps the beginning of all that in the log of the slot.
+    fixture.run("UPDATE t SET v = 'y' WHERE k BETWEEN 1 AND 100").await;
+    let mut stream = fixture.open(&last).await;
+    assert!(!fixture.is_in_bulk().await);
+    old.batch_execute("COMMIT").await.unwrap();
+    let log = fixture.log(&mut stream).await;
+    assert_eq!((log.len(), log.last().map(String::as_str)), (101, Some("t + -1|old")));
+}
+
+#[tokio::test]
+async fn a_slot_that_is_still_read_by_a_predecessor_can_be_read_in_bulk() {
+    let fixture =
+        Fixture::reading_in_bulk(16 << 10, "CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    let (from, predecessor) = fixture.start().await;
+    fixture.run(&flood(2000)).await;
+    let mut stream = fixture.open(&from).await;
+    assert!(fixture.is_in_bulk().await);
+    assert_eq!(stream.next().await.unwrap().changes.len(), 2000);
+    drop(predecessor);
+    fixture.run("INSERT INTO t VALUES (-1, 'a')").await;
+    assert_eq!(fixture.log(&mut stream).await, ["t + -1|a"]);
+}
+
+#[tokio::test]
+async fn a_slot_that_is_read_in_bulk_is_in_use_until_its_reader_is_evicted() {
+    let fixture =
+        Fixture::reading_in_bulk(4 << 10, "CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    let from = fixture.subscribed().await;
+    fixture.run(&flood(2000)).await;
+    let mut stream = fixture.open(&from).await;
+    assert!(fixture.is_in_bulk().await);
+    assert_eq!(fixture.source.unsubscribe().await.unwrap_err().code, Code::SlotInUse);
+    fixture.source.evict().await.unwrap();
+    let error = loop {
+        match stream.next().await {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_transient(), "{error}");
+    fixture.source.unsubscribe().await.unwrap();
+}
+
+/// Does something to a source that is far ahead; reading it then stops with a name.
+async fn check_gap(fault: &str, code: Code) {
+    let fixture =
+        Fixture::reading_in_bulk(4 << 10, "CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    let from = fixture.subscribed().await;
+    fixture.run(&flood(100)).await;
+    for statement in fault.replace("SLOT", fixture.slot()).split(';') {
+        fixture.run(statement).await;
+    }
+    fixture.run("INSERT INTO t SELECT -k, 'later' FROM generate_series(1, 1000) k").await;
+    let reading = async {
+        let mut stream = fixture.source.stream(&from, EPOCH, &fixture.tables().await, &[]).await?;
+        loop {
+            stream.next().await?;
+        }
+    };
+    let error: crate::error::Error = match reading.await {
+        Ok(never) => never,
+        Err(error) => error,
+    };
+    assert_eq!((error.code, error.is_transient()), (code, false), "{fault}: {error}");
+    assert!(error.message.contains("driftless run --resync"), "{error}");
+}
+
+#[tokio::test]
+async fn a_publication_that_is_gone_stops_a_bulk_read() {
+    check_gap("DROP PUBLICATION SLOT", Code::Publication).await;
+}
+
+#[tokio::test]
+async fn a_slot_that_is_gone_or_has_moved_past_our_position_stops_a_bulk_read() {
+    check_gap("SELECT pg_drop_replication_slot('SLOT')", Code::SlotMissing).await;
+    let moved = "SELECT pg_replication_slot_advance('SLOT', pg_current_wal_lsn())";
+    check_gap(moved, Code::SlotGap).await;
+}
+
+/// The source refuses something that only bulk reads need; the log is streamed then.
+async fn check_refusal(database: Database, refusal: &str) {
+    let mut fixture = Fixture::on(database, "CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    fixture.source.bulk_read_above = Some(4 << 10);
+    let from = fixture.subscribed().await;
+    fixture.run(&flood(2000)).await;
+    let role = format!("reader_{}", fixture.slot());
+    let sql = format!(
+        "CREATE ROLE {role} LOGIN REPLICATION; GRANT SELECT ON t TO {role}; \
+         {}",
+        refusal.replace("ROLE", &role)
+    );
+    for statement in sql.split(';') {
+        fixture.run(statement).await;
+    }
+    let url = fixture.database.url().replace("postgres@", &format!("{role}@"));
+    let pipeline = fixture.slot().strip_prefix("driftless_").unwrap();
+    let mut limited = source(&url, &SourceOptions::new(pipeline, 1 << 20)).unwrap();
+    limited.bulk_read_above = Some(4 << 10);
+    let refused = limited.bulk_read_refused.clone();
+    fixture.source = limited;
+    let mut stream = fixture.open(&from).await;
+    let first = stream.next().await.unwrap();
+    assert_eq!(first.changes.len(), 2000, "{refusal}");
+    assert!(refused.load(Ordering::Relaxed), "{refusal}");
+    assert!(!fixture.is_in_bulk().await, "{refusal}");
+}
+
+#[tokio::test]
+async fn a_source_that_refuses_bulk_reads_is_streamed() {
+    let function = "REVOKE EXECUTE ON FUNCTION \
+                    pg_catalog.pg_copy_logical_replication_slot(name, name, boolean) FROM PUBLIC";
+    check_refusal(Database::create().await, function).await;
+    let no_files = "ALTER ROLE ROLE SET temp_file_limit = 0; ALTER ROLE ROLE SET work_mem = 64";
+    check_refusal(Database::create().await, no_files).await;
+    let mut no_slots = "SELECT 1".to_owned();
+    for number in 0..39 {
+        no_slots += &format!(";SELECT pg_create_physical_replication_slot('full_{number}')");
+    }
+    check_refusal(Database::alone().await, &no_slots).await;
+}

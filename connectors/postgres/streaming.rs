@@ -1,0 +1,122 @@
+//! The log as the server sends it of its own accord: the feed of a pipeline that keeps up. Frames
+//! of `walsender.rs` in, messages out; answers the server's questions, and notices its silence.
+//!
+//! Surprise: time during which nobody asks for the next message is not silence of the source; it
+//! counts from the moment that we asked the source for a sign of life.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::feed::{ANSWER, GRACE, HEARTBEAT, Item};
+use super::lsn::Lsn;
+use super::walsender::{Frame, Walsender};
+use crate::error::{Code, Error, Result};
+
+/// A server that asks for replies this many times in a row within a second is shutting down: it
+/// waits until we confirm all of its log, which a slow target may not allow for long.
+const HURRY_MAX: u32 = 8;
+const HURRY_WINDOW: Duration = Duration::from_secs(1);
+
+/// An open stream.
+pub struct Streaming {
+    walsender: Walsender,
+    reply_due: bool,
+    /// How often the server has asked for a reply since then, with nothing else to say.
+    hurry: (u32, Instant),
+    heard: Instant,
+    asked: Option<Instant>,
+}
+
+impl Streaming {
+    /// Feeds on this one.
+    pub fn new(walsender: Walsender) -> Streaming {
+        let now = Instant::now();
+        Streaming { walsender, reply_due: false, hurry: (0, now), heard: now, asked: None }
+    }
+
+    /// Waits for what comes next; a message stays until `consume`. Cancel-safe.
+    ///
+    /// # Errors
+    /// As `Walsender::wait`; silence (transient).
+    pub async fn peek(&mut self, durable: Lsn) -> Result<Item> {
+        loop {
+            if std::mem::take(&mut self.reply_due) {
+                // Also cancel-safe: a reply that was begun is in the walsender's buffer.
+                self.walsender.send_status(durable, false).await?;
+            }
+            // What has arrived needs no clock.
+            if !self.walsender.has_message()? {
+                let silent_at = self.asked.map_or(self.heard + HEARTBEAT, |asked| asked + ANSWER);
+                let deadline = silent_at.max(Instant::now() + GRACE);
+                let Ok(waited) = timeout_at(deadline, self.walsender.wait()).await else {
+                    self.silence(durable).await?;
+                    continue;
+                };
+                waited?;
+                (self.heard, self.asked) = (Instant::now(), None);
+            }
+            if !self.walsender.sift()? {
+                continue;
+            }
+            let Frame::Keepalive { wal_end, reply_requested } = self.walsender.frame()? else {
+                self.hurry.0 = 0;
+                return Ok(Item::Message);
+            };
+            self.walsender.consume();
+            self.reply_due |= reply_requested;
+            self.unless_shutting_down(reply_requested)?;
+            return Ok(Item::Reached(wal_end));
+        }
+    }
+
+    /// The message that `peek` found.
+    ///
+    /// # Errors
+    /// `protocol`.
+    pub fn message(&self) -> Result<&[u8]> {
+        match self.walsender.frame()? {
+            Frame::Data(bytes) => Ok(bytes),
+            Frame::Keepalive { .. } => Err(Error::stop(Code::Internal, "no message was found")),
+        }
+    }
+
+    /// Steps over it.
+    pub fn consume(&mut self) {
+        self.walsender.consume();
+    }
+
+    /// Tells the server what is durable, and that we are alive. Cancel-safe.
+    ///
+    /// # Errors
+    /// The connection.
+    pub async fn acknowledge(&mut self, durable: Lsn) -> Result<()> {
+        self.walsender.send_status(durable, false).await
+    }
+
+    /// Lets go of a server that is only waiting for us to end. Log that we have not confirmed stays
+    /// in the slot.
+    fn unless_shutting_down(&mut self, reply_requested: bool) -> Result<()> {
+        let (asked, since) = self.hurry;
+        self.hurry = match reply_requested && since.elapsed() < HURRY_WINDOW {
+            true => (asked + 1, since),
+            false => (u32::from(reply_requested), Instant::now()),
+        };
+        match self.hurry.0 < HURRY_MAX {
+            true => Ok(()),
+            false => Err(Error::transient(Code::Unreachable, "the source is shutting down")),
+        }
+    }
+
+    async fn silence(&mut self, durable: Lsn) -> Result<()> {
+        if self.asked.is_some() {
+            let seconds = (HEARTBEAT + ANSWER).as_secs();
+            return Err(Error::transient(
+                Code::Unreachable,
+                format!("the source has said nothing for {seconds} s, not even when asked"),
+            ));
+        }
+        self.asked = Some(Instant::now());
+        self.walsender.send_status(durable, true).await
+    }
+}
