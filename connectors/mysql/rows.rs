@@ -17,7 +17,7 @@ use super::types::{Labels, MysqlType};
 use super::{decimal, json};
 use crate::ZeroDates;
 use crate::calendar;
-use crate::change::{Cell, Row};
+use crate::change::{Cell, Row, RowBuilder};
 use crate::float;
 use crate::schema::TableSchema;
 
@@ -80,7 +80,9 @@ impl Cells {
     /// The row, in an allocation of its own.
     #[must_use]
     pub fn row(&self) -> Row {
-        Row::from_cells((0..self.spans.len()).map(|place| self.cell(place)))
+        let mut row = RowBuilder::new(self.spans.len(), self.text.len());
+        (0..self.spans.len()).for_each(|place| row.push(self.cell(place)));
+        row.finish()
     }
 
     /// Takes what this image lacks from another image of the row.
