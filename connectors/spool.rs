@@ -111,28 +111,34 @@ pub struct Records {
 }
 
 impl Records {
-    /// The next record; the same one until `consume`; `None` at the end.
+    /// Whether there is another record. After that, `record` is the one.
     ///
     /// # Errors
     /// What the disk says.
-    pub fn peek(&mut self) -> io::Result<Option<&[u8]>> {
+    pub fn load(&mut self) -> io::Result<bool> {
         if !self.has(PREFIX)? {
-            return Ok(None);
+            return Ok(false);
         }
-        let length = self.record_length();
-        match self.has(PREFIX + length)? {
-            true => Ok(Some(&self.block[self.at + PREFIX..self.at + PREFIX + length])),
+        match self.has(PREFIX + self.record_length())? {
+            true => Ok(true),
             false => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 
-    /// Steps over the record that `peek` returned.
+    /// The record that was loaded; the same one until `consume`.
+    #[must_use]
+    pub fn record(&self) -> &[u8] {
+        let start = self.at + PREFIX;
+        self.block.get(start..start + self.record_length()).unwrap_or_default()
+    }
+
+    /// Steps over it.
     pub fn consume(&mut self) {
         self.at += PREFIX + self.record_length();
     }
 
     fn record_length(&self) -> usize {
-        let prefix = self.block[self.at..].first_chunk::<PREFIX>();
+        let prefix = self.block.get(self.at..).and_then(<[u8]>::first_chunk::<PREFIX>);
         prefix.map_or(0, |prefix| u32::from_le_bytes(*prefix) as usize)
     }
 
@@ -169,8 +175,8 @@ mod tests {
     fn read(spool: Spool) -> Vec<Vec<u8>> {
         let mut records = spool.read().map_err(|(_, error)| error).unwrap();
         let mut all = Vec::new();
-        while let Some(record) = records.peek().unwrap() {
-            all.push(record.to_vec());
+        while records.load().unwrap() {
+            all.push(records.record().to_vec());
             records.consume();
         }
         all

@@ -173,6 +173,7 @@ impl Settings {
         SourceOptions {
             pipeline: self.name.clone(),
             part_bytes: self.batch_bytes,
+            spool: self.pipeline_dir(),
             bulk_read_above: self.bulk_read.then_some(SourceOptions::BULK_READ_ABOVE),
             server_id: self.server_id,
             zero_dates: self.zero_dates,

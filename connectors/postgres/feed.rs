@@ -9,6 +9,7 @@
 //! Surprise: a change from one to the other goes on when the future that waited for it is
 //! dropped.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +44,8 @@ pub struct Pipeline {
     pub slot: String,
     /// Which log it is.
     pub identity: LogIdentity,
+    /// Where transactions that have not ended are put.
+    pub spool: PathBuf,
     /// How far behind it must be for bulk reads, in bytes; `None` for never.
     pub bulk_read_above: Option<u64>,
     /// Set once the source has refused them.
@@ -223,5 +226,6 @@ async fn stream(pipeline: &Arc<Pipeline>, over: Over) -> Result<State> {
 }
 
 async fn start(pipeline: &Pipeline, wire: Wire, from: Lsn) -> Result<Streaming> {
-    Ok(Streaming::new(Walsender::start(wire, &pipeline.slot, from).await?))
+    let walsender = Walsender::start(wire, &pipeline.slot, from).await?;
+    Ok(Streaming::new(walsender, &pipeline.spool))
 }

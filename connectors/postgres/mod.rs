@@ -20,6 +20,7 @@ mod source;
 mod source_sql;
 mod sql;
 mod stream;
+mod streamed;
 mod streaming;
 mod subscribe;
 mod target;

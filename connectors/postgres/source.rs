@@ -3,6 +3,7 @@
 //! Surprise: each method opens its own session and closes it; only the stream and the readers
 //! keep theirs. A session of a source that is asked once a minute would be in its way.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -29,6 +30,7 @@ pub struct PostgresSource {
     /// The name of slot and publication.
     slot: String,
     part_bytes: usize,
+    spool: PathBuf,
     bulk_read_above: Option<u64>,
     bulk_read_refused: Arc<AtomicBool>,
     commits: Arc<CommitLog>,
@@ -50,6 +52,7 @@ pub fn source(url: &str, options: &SourceOptions) -> Result<PostgresSource> {
         config: Arc::new(Config::parse(url)?),
         slot: format!("driftless_{}", options.pipeline),
         part_bytes: options.part_bytes,
+        spool: options.spool.clone(),
         bulk_read_above: options.bulk_read_above,
         bulk_read_refused: Arc::default(),
         commits: Arc::default(),
@@ -157,6 +160,7 @@ impl Source for PostgresSource {
             epoch,
             tables,
             part_bytes: self.part_bytes,
+            spool: &self.spool,
             bulk_read_above: self.bulk_read_above,
             bulk_read_refused: self.bulk_read_refused.clone(),
             commits: self.commits.clone(),

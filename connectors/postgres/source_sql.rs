@@ -334,8 +334,8 @@ WHERE c.oid = $1 AND c.relkind = 'r'
 /// Opens the log.
 pub fn start_replication(slot: &str, publication: &str, from: Lsn) -> String {
     format!(
-        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {}, \
-         messages 'true')",
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '2', publication_names {}, \
+         messages 'true', streaming 'on')",
         identifier(slot),
         literal(&identifier(publication))
     )

@@ -1,6 +1,6 @@
 //! Transactions that the server sends before they have ended, because they are too large for its
 //! memory. Their messages go to disk, and come back as those of any transaction when the commit is
-//! there. Fed by `stream.rs` with protocol 2 of pgoutput.
+//! there. Used by `streaming.rs`, with protocol 2 of pgoutput.
 //!
 //! Surprises: an aborted subtransaction takes back what came since its first message, and nothing
 //! else can have come in between but its own children. The shape of a table may be among that: it
@@ -51,6 +51,12 @@ impl Streamed {
     #[must_use]
     pub fn new(directory: PathBuf) -> Streamed {
         Streamed { directory, block: None, open: HashMap::new() }
+    }
+
+    /// Where files go.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Whether messages of a transaction in progress are coming.
@@ -207,35 +213,39 @@ enum Place {
 }
 
 impl Replay {
-    /// The next message; the same one until `consume`; `None` at the end.
+    /// Whether there is another message. After that, `message` is the one.
     ///
     /// # Errors
     /// `state-disk` if the disk fails.
-    pub fn peek(&mut self) -> Result<Option<&[u8]>> {
-        if self.place == Place::Records && self.record()?.is_none() {
+    pub fn load(&mut self) -> Result<bool> {
+        let failed = |error| {
+            let message = format!("read a large transaction from the disk: {error}");
+            Error::transient(Code::StateDisk, message)
+        };
+        if self.place == Place::Records && !self.records.load().map_err(failed)? {
             self.place = Place::End;
         }
+        Ok(self.place != Place::Over)
+    }
+
+    /// The message that was loaded; the same one until `consume`.
+    #[must_use]
+    pub fn message(&self) -> &[u8] {
         match self.place {
-            Place::Begin => Ok(Some(&self.begin)),
-            Place::Records => self.record(),
-            Place::End => Ok(Some(&self.end)),
-            Place::Over => Ok(None),
+            Place::Begin => &self.begin,
+            Place::Records => self.records.record(),
+            Place::End => &self.end,
+            Place::Over => &[],
         }
     }
 
-    /// Steps over the message that `peek` returned.
+    /// Steps over it.
     pub fn consume(&mut self) {
         match self.place {
             Place::Begin => self.place = Place::Records,
             Place::Records => self.records.consume(),
             Place::End | Place::Over => self.place = Place::Over,
         }
-    }
-
-    fn record(&mut self) -> Result<Option<&[u8]>> {
-        self.records.peek().map_err(|error| {
-            Error::transient(Code::StateDisk, format!("read a large transaction again: {error}"))
-        })
     }
 }
 
@@ -309,8 +319,8 @@ mod tests {
                 match self.streamed.take(message)? {
                     Taken::Committed(mut replay) => {
                         let mut all = Vec::new();
-                        while let Some(message) = replay.peek()? {
-                            all.push(message.to_vec());
+                        while replay.load()? {
+                            all.push(replay.message().to_vec());
                             replay.consume();
                         }
                         committed.push(all);

@@ -1,0 +1,110 @@
+//! Transactions that are too large for the server's memory come before they have ended. What is
+//! made of them is what would have come at their end.
+
+use super::*;
+
+impl Fixture {
+    /// How many transactions the server has sent before their end.
+    async fn sent_early(&self) -> i64 {
+        let sql = format!(
+            "SELECT coalesce(max(stream_txns), 0) FROM pg_stat_replication_slots \
+             WHERE slot_name = '{}'",
+            self.slot()
+        );
+        self.client.query_one(&sql, &[]).await.unwrap().get(0)
+    }
+
+    /// From now on the server has no memory to speak of for those who connect.
+    async fn with_little_memory(&self) {
+        let database: String =
+            self.client.query_one("SELECT current_database()::text", &[]).await.unwrap().get(0);
+        self.run(&format!("ALTER DATABASE {database} SET logical_decoding_work_mem = '64kB'")).await;
+    }
+}
+
+fn rows(table: &str, from: u32, what: &str) -> String {
+    format!("INSERT INTO {table} SELECT k, '{what}' FROM generate_series({from}, {from} + 2999) k;")
+}
+
+#[tokio::test]
+async fn a_transaction_sent_before_its_end_is_the_same_as_one_sent_at_its_end() {
+    let mut fixture = Fixture::new(
+        "CREATE TABLE t (k int PRIMARY KEY, v text); CREATE TABLE u (k int PRIMARY KEY, v text); \
+         CREATE TABLE f (k int PRIMARY KEY, v text); ALTER TABLE f REPLICA IDENTITY FULL",
+    )
+    .await;
+    fixture.source.bulk_read_above = None;
+    let from = fixture.source.subscribe(&fixture.tables().await, None).await.unwrap();
+    let (second, third) = (fixture.database.client().await, fixture.database.client().await);
+    let also = async |client: &Client, sql: &str| client.batch_execute(sql).await.unwrap();
+
+    fixture.run(&format!("BEGIN; {}", rows("t", 0, "first"))).await;
+    also(&second, &format!("BEGIN; {}", rows("public.t", 10_000, "second"))).await;
+    also(&third, &format!("BEGIN; {}", rows("public.f", 0, "aborted"))).await;
+    fixture.run(&format!("SAVEPOINT a; {}", rows("t", 20_000, "child"))).await;
+    fixture.run(&format!("SAVEPOINT b; {} ROLLBACK TO b", rows("t", 30_000, "gone"))).await;
+    fixture.run("UPDATE t SET v = v || '!' WHERE k < 100; RELEASE a").await;
+    // The first that is said of this table is taken back.
+    let shape = "ALTER TABLE u ADD COLUMN w int;";
+    fixture.run(&format!("SAVEPOINT c; {shape} {} ROLLBACK TO c", rows("u", 0, "gone"))).await;
+    fixture.run(&format!("SAVEPOINT d; {} ROLLBACK TO d", rows("u", 0, "gone too"))).await;
+    fixture.run(&rows("u", 5_000, "stays")).await;
+    also(&third, "ROLLBACK; INSERT INTO public.f VALUES (1, 'small'), (2, NULL)").await;
+    also(&second, &format!("{} DELETE FROM public.t WHERE k = 10001", rows("public.t", 40_000, "x")))
+        .await;
+    fixture.run(&format!("{shape} INSERT INTO u SELECT k, 'w', k FROM generate_series(1, 3000) k")).await;
+    also(&second, "COMMIT").await;
+    fixture.run("TRUNCATE f; COMMIT").await;
+
+    let read = async || {
+        let mut stream =
+            fixture.source.stream(&from, EPOCH, &fixture.tables().await, &[]).await.unwrap();
+        let transactions = fixture.read_all(&mut stream).await;
+        transactions.into_iter().filter_map(bulk::essence).collect::<Vec<_>>()
+    };
+    let at_their_end = read().await;
+    assert_eq!(fixture.sent_early().await, 0);
+    fixture.with_little_memory().await;
+    let early = read().await;
+    assert!(early == at_their_end, "{early:#?} {at_their_end:#?}");
+    assert!(fixture.sent_early().await >= 3);
+    let changes: usize = early.iter().map(|transaction| transaction.changes.len()).sum();
+    assert_eq!(changes, 3000 * 6 + 100 + 1 + 2 + 1);
+}
+
+#[tokio::test]
+async fn nothing_is_lost_when_the_log_is_opened_again_in_the_middle() {
+    let mut fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    fixture.source.bulk_read_above = None;
+    fixture.with_little_memory().await;
+    let (mut from, mut stream) = fixture.start().await;
+    let mut seen = Vec::new();
+    for round in 0..4 {
+        fixture.run(&format!("BEGIN; {}", rows("t", round * 10_000, "a"))).await;
+        // Reading goes past the first half of the transaction, and holds it.
+        let small = fixture.database.client().await;
+        small.batch_execute("SELECT pg_logical_emit_message(true, 'app', 'x')").await.unwrap();
+        for transaction in fixture.read_all(&mut stream).await {
+            from = transaction.position.clone();
+            seen.extend(transaction.changes.iter().map(words));
+        }
+        stream.acknowledge(&from).await.unwrap();
+        if round % 2 == 0 {
+            drop(stream);
+            stream = fixture.source.stream(&from, EPOCH, &fixture.tables().await, &[]).await.unwrap();
+        }
+        fixture.run(&format!("{} COMMIT", rows("t", round * 10_000 + 5_000, "b"))).await;
+        for transaction in fixture.read_all(&mut stream).await {
+            if transaction.complete {
+                from = transaction.position.clone();
+            }
+            seen.extend(transaction.changes.iter().map(words));
+        }
+    }
+    let expected: Vec<String> = (0..4)
+        .flat_map(|round| [(round * 10_000, "a"), (round * 10_000 + 5_000, "b")])
+        .flat_map(|(from, what)| (from..from + 3000).map(move |k| format!("t + {k}|{what}")))
+        .collect();
+    assert!(seen == expected, "{} of {}", seen.len(), expected.len());
+    assert!(fixture.sent_early().await >= 4);
+}
