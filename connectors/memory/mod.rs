@@ -7,6 +7,7 @@
 //! Surprise: the `servers` outlive the engine. A `SourceServer` and a `TargetServer` are what is
 //! durable; a `MemorySource` and a `MemoryTarget` are one process's connections to them.
 
+mod bulk;
 mod server;
 mod source;
 mod target;

@@ -103,6 +103,8 @@ pub(super) struct Slot {
     pub(super) published: BTreeMap<TableName, u64>,
     /// The stream that reads it.
     pub(super) reader: Option<u64>,
+    /// The streams that read a copy of it.
+    pub(super) copies: BTreeSet<u64>,
 }
 
 /// A transaction in the log.

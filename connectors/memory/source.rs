@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
+use super::bulk::{Turn, Way};
 use super::server::{Slot, SourceServer, State, Table};
 use super::{Faults, Filter};
 use crate::change::{Cell, Change, Chunk, Key, Row, Timestamp, Transaction};
@@ -42,6 +43,7 @@ pub struct MemorySource {
     decoded: Arc<Mutex<Decoded>>,
     mutant: Mutant,
     part_changes_max: usize,
+    bulk_read_above: Option<u64>,
 }
 
 /// What the open stream has decoded, for the chunks that are read beside it.
@@ -61,6 +63,8 @@ struct MemoryStream {
     tables: BTreeSet<TableName>,
     /// How many changes of the commit after `Decoded::lsn` were delivered already.
     delivered: usize,
+    way: Way,
+    durable: u64,
 }
 
 struct MemoryReader {
@@ -77,6 +81,7 @@ impl MemorySource {
             decoded: Arc::default(),
             mutant: Mutant::None,
             part_changes_max: usize::MAX,
+            bulk_read_above: None,
         }
     }
 
@@ -90,6 +95,12 @@ impl MemorySource {
     #[must_use]
     pub fn in_parts(self, part_changes_max: usize) -> MemorySource {
         MemorySource { part_changes_max: part_changes_max.max(1), ..self }
+    }
+
+    /// The same, read in bulk when it is this far ahead.
+    #[must_use]
+    pub fn in_bulk(self, above: Option<u64>) -> MemorySource {
+        MemorySource { bulk_read_above: above, ..self }
     }
 
     fn decoded(&self) -> MutexGuard<'_, Decoded> {
@@ -201,6 +212,7 @@ impl Source for MemorySource {
         self.faults.point("source.evict").await?;
         if let Some(slot) = &mut self.server.lock().slot {
             slot.reader = None;
+            slot.copies.clear();
         }
         self.server.happen();
         Ok(())
@@ -217,19 +229,19 @@ impl Source for MemorySource {
         let mut state = self.server.lock();
         let lsn = state.prove(from)?;
         state.streams += 1;
-        let number = state.streams;
-        let slot = state.slot_mut()?;
-        if slot.reader.is_some() {
-            return Err(Error::transient(Code::SlotInUse, "another stream reads the slot"));
-        }
-        slot.reader = Some(number);
+        let (number, head) = (state.streams, state.head);
+        let above = self.bulk_read_above.filter(|above| head - lsn >= *above);
+        let turn = if above.is_some() { Turn::Begin } else { Turn::Over };
+        let way = state.take(turn, (number, 0), (lsn, lsn))?;
         let hidden = state.log.iter().filter(|commit| !commit.visible);
         let waiting = hidden.map(|commit| commit.xid).collect();
         *self.decoded() = Decoded { epoch, lsn, commits: Vec::new(), waiting };
         drop(state);
         self.server.happen();
         let tables = tables.iter().map(|table| table.name.clone()).collect();
-        Ok(Box::new(MemoryStream { source: self.clone(), number, tables, delivered: 0 }))
+        let source = self.clone();
+        let stream = MemoryStream { source, number, tables, delivered: 0, way, durable: lsn };
+        Ok(Box::new(stream))
     }
 
     fn version_of(&self, position: &Position, epoch: u32) -> Result<Version> {
@@ -264,6 +276,7 @@ impl ChangeStream for MemoryStream {
     async fn next(&mut self) -> Result<Transaction> {
         self.source.faults.point("source.next").await?;
         let from = self.source.decoded().lsn;
+        self.turn(from).await?;
         let source = self.source.clone();
         // Nothing is marked as delivered before the last await, so that dropping loses nothing.
         let (xid, transaction) =
@@ -287,7 +300,8 @@ impl ChangeStream for MemoryStream {
             let message = format!("position {lsn} is acknowledged, but {decoded} was received");
             return Err(Error::stop(Code::Internal, message));
         }
-        {
+        self.durable = self.durable.max(lsn);
+        if self.way == Way::Streaming {
             let mut state = self.source.server.lock();
             let slot = state.slot_mut()?;
             slot.acknowledged = slot.acknowledged.max(lsn);
@@ -297,11 +311,40 @@ impl ChangeStream for MemoryStream {
 }
 
 impl MemoryStream {
+    /// Reads in the way that suits the distance to the end of the log. A turn is taken after the
+    /// last await before it.
+    async fn turn(&mut self, at: u64) -> Result<()> {
+        let above = self.source.bulk_read_above;
+        while self.delivered == 0 {
+            let head = self.source.server.head();
+            let Some(turn) = self.way.turn(above, at, head) else { break };
+            let point = match turn {
+                Turn::Begin => "source.bulk.begin",
+                Turn::Call => "source.bulk.call",
+                Turn::Over => "source.bulk.over",
+            };
+            self.source.faults.point(point).await?;
+            let mut state = self.source.server.lock();
+            self.reader(&state)?;
+            let reader = (self.number, above.unwrap_or_default());
+            self.way = state.take(turn, reader, (at, self.durable))?;
+        }
+        Ok(())
+    }
+
+    /// The slot, as long as we read it.
+    fn reader<'a>(&self, state: &'a State) -> Result<&'a Slot> {
+        let ours = |slot: &&Slot| match self.way {
+            Way::Streaming => slot.reader == Some(self.number),
+            Way::Bulk { .. } => slot.copies.contains(&self.number),
+        };
+        let slot = state.slot.as_ref().filter(ours);
+        slot.ok_or_else(|| Error::transient(Code::Unreachable, "the server ended the stream"))
+    }
+
     /// The next part of the log after this place, if it is there.
     fn reads(&self, state: &State, from: u64) -> Result<Option<(u64, Transaction)>> {
-        let Some(slot) = state.slot.as_ref().filter(|slot| slot.reader == Some(self.number)) else {
-            return Err(Error::transient(Code::Unreachable, "the server ended the stream"));
-        };
+        let slot = self.reader(state)?;
         let Some(commit) = state.after(from) else { return Ok(None) };
         let published = |change: &&Change| {
             let since = slot.published.get(change.table());
@@ -327,8 +370,9 @@ impl MemoryStream {
 impl Drop for MemoryStream {
     fn drop(&mut self) {
         let mut state = self.source.server.lock();
-        if let Some(slot) = state.slot.as_mut().filter(|slot| slot.reader == Some(self.number)) {
-            slot.reader = None;
+        if let Some(slot) = &mut state.slot {
+            slot.reader = slot.reader.filter(|reader| *reader != self.number);
+            slot.copies.remove(&self.number);
         }
     }
 }
@@ -422,8 +466,8 @@ impl State {
     }
 
     fn start_slot(&mut self) -> u64 {
-        let (published, reader) = (BTreeMap::new(), None);
-        self.slot = Some(Slot { acknowledged: self.head, published, reader });
+        let (published, reader, copies) = (BTreeMap::new(), None, BTreeSet::new());
+        self.slot = Some(Slot { acknowledged: self.head, published, reader, copies });
         self.head
     }
 

@@ -400,6 +400,36 @@ fn only_one_stream_reads_the_log_until_it_is_evicted() {
     assert_eq!(now(stream.next()).unwrap().version, marker);
 }
 
+#[test]
+fn a_log_that_is_far_ahead_is_read_in_bulk_and_then_streamed() {
+    let server = SourceServer::new([schema()]);
+    let source = MemorySource::new(&server, Faults::none()).in_bulk(Some(20));
+    let start = now(source.subscribe(&[], None)).unwrap();
+    let markers: Vec<Version> = (0..5).map(|_| now(source.mark(1)).unwrap()).collect();
+    let mut stream = now(source.stream(&start, 1, &[], &[])).unwrap();
+    let mut reached = start;
+    for (number, marker) in markers.iter().enumerate() {
+        let transaction = now(stream.next()).unwrap();
+        assert_eq!(transaction.version, *marker);
+        reached = transaction.position;
+        now(stream.acknowledge(&reached)).unwrap();
+        // Four come in one call, during which nothing reaches the slot.
+        let acknowledged = if number < 4 { 0 } else { 50 };
+        assert_eq!(server.acknowledged(), Some(acknowledged), "{number}");
+    }
+    let error = now(source.stream(&reached, 1, &[], &[])).err().unwrap();
+    assert_eq!(error.code, Code::SlotInUse, "the stream holds the slot again");
+    for _ in 0..5 {
+        now(source.mark(1)).unwrap();
+    }
+    now(stream.next()).unwrap();
+    let mut other = now(source.stream(&reached, 1, &[], &[])).unwrap();
+    now(source.evict()).unwrap();
+    for stream in [&mut stream, &mut other] {
+        assert!(now(stream.next()).unwrap_err().is_transient(), "whoever reads is evicted");
+    }
+}
+
 fn check_refused(spoil: impl FnOnce(&SourceServer), code: Code) {
     let server = SourceServer::new([schema()]);
     let source = MemorySource::new(&server, Faults::none());

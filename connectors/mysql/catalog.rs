@@ -223,8 +223,8 @@ impl CatalogTable {
         let Some(key) = key else { return stop(Code::NoKey, "has a key that is not replicated") };
         if let Some(&at) = key.iter().find(|&&at| has_empty_label(&columns[at])) {
             let what = format!(
-                "table {}: the label '' of key column {} reads like no label at all, so two keys \
-                 would be one",
+                "table {}: the label '' of key column {} reads like a SET without labels, so two \
+                 keys would be one",
                 self.name, columns[at].name
             );
             return Err(Error::stop(
@@ -329,12 +329,11 @@ pub fn number(row: &Row, at: usize) -> Result<u64> {
     text(row, at)?.parse().map_err(|_| not_understood())
 }
 
-/// Whether '' is a label of this ENUM or SET. The number 0, which a text that is no label becomes,
-/// prints as '' too.
+/// Whether '' is a label of this SET. No label at all, which is common, prints as '' too.
 fn has_empty_label(column: &Column) -> bool {
     let native = column.native.as_deref().unwrap_or_default();
     match MysqlType::parse(native) {
-        Ok(MysqlType::Enum(labels, _) | MysqlType::Set(labels, _)) => labels.has_empty(),
+        Ok(MysqlType::Set(labels, _)) => labels.has_empty(),
         _ => false,
     }
 }

@@ -211,7 +211,11 @@ impl Plan {
         // What a value is made of is read before it is judged, so a refusal leaves the reader at
         // the next value.
         let value = Value::read(wire, reader)?;
-        cells.spans[place] = match value.push(mysql_type, self.zero_dates, &mut cells.text) {
+        let pushed = match self.schema.is_key(place) && value.reads_like_a_label(mysql_type) {
+            true => Err(Malformed::new(LIKE_A_LABEL).into()),
+            false => value.push(mysql_type, self.zero_dates, &mut cells.text),
+        };
+        cells.spans[place] = match pushed {
             Ok(Pushed::Text) => Span::Text(start, cells.text.len()),
             Ok(Pushed::Null) => Span::Null,
             Err(refusal) => {
@@ -223,6 +227,9 @@ impl Plan {
         Ok(())
     }
 }
+
+/// What a text that is no label has become: the number 0, which prints as ''.
+pub const LIKE_A_LABEL: &str = "an invalid ENUM in a key, which reads like its label ''";
 
 /// A value as it stands in a row.
 #[derive(Clone, Copy, Debug)]
@@ -297,6 +304,11 @@ impl<'a> Value<'a> {
                 return Err(Malformed(format!("a value of type {code} has no known length")));
             }
         })
+    }
+
+    /// Whether it is an ENUM's number for no label, and yet its text is a label.
+    fn reads_like_a_label(self, mysql_type: &MysqlType) -> bool {
+        matches!(self, Value::Integer(0, _)) && mysql_type.has_empty_label()
     }
 
     /// Appends the value as canonical text.

@@ -5,6 +5,8 @@
 
 use mysql_async::Row as ServerRow;
 
+use super::bytes::Malformed;
+use super::rows::LIKE_A_LABEL;
 use super::text::{Pushed, Refusal};
 use super::types::MysqlType;
 use super::values;
@@ -57,12 +59,20 @@ impl<'a> Turner<'a> {
         }
         let row = self.row();
         let key = Key::of(table, &row);
+        // The statement gives NULL for it.
+        if let Some(&place) = table.key.iter().find(|&&place| self.is_no_label(place)) {
+            refused = Some((place, Refusal::Malformed(Malformed::new(LIKE_A_LABEL))));
+        }
         match refused {
             Some((place, refusal)) => {
                 Err(refusal_error(table, &table.columns[place], key.as_ref(), &refusal))
             }
             None => Ok((key.ok_or_else(|| malformed(table, "its key is NULL"))?, row)),
         }
+    }
+
+    fn is_no_label(&self, place: usize) -> bool {
+        self.ends[place].is_none() && self.types[place].has_empty_label()
     }
 
     fn row(&self) -> Row {

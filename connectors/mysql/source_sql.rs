@@ -276,10 +276,11 @@ impl Rows<'_> {
     }
 
     fn select(&self) -> String {
-        let columns = self.table.columns.iter().zip(self.types);
-        let columns: Vec<String> = columns
-            .map(|(column, kind)| values::select_expression(kind, &identifier(&column.name)))
-            .collect();
+        let column = |place: usize| {
+            let name = identifier(&self.table.columns[place].name);
+            values::select_expression(&self.types[place], name, self.table.is_key(place))
+        };
+        let columns: Vec<String> = (0..self.table.columns.len()).map(column).collect();
         format!("SELECT {} FROM {}", columns.join(", "), table(&self.table.name))
     }
 

@@ -182,6 +182,13 @@ impl MysqlType {
         })
     }
 
+    /// Whether it is an ENUM with the label ''. A text that is no label becomes number 0, which
+    /// prints as '' too.
+    #[must_use]
+    pub fn has_empty_label(&self) -> bool {
+        matches!(self, MysqlType::Enum(labels, _) if labels.has_empty())
+    }
+
     /// What the values mean to other databases. A LONGTEXT that MariaDB checks to be JSON is
     /// `Json`; only the catalog can know that.
     #[must_use]

@@ -19,11 +19,15 @@ use crate::{ZeroDates, float};
 pub const SESSION: &str = "SET time_zone = '+00:00', character_set_client = utf8mb4, \
      collation_connection = utf8mb4_bin, character_set_results = NULL, sql_mode = ''";
 
-/// What to select for a column, so that `push` understands it. The name is quoted already.
+/// What to select for a column. The name is quoted already.
 #[must_use]
-pub fn select_expression(_mysql_type: &MysqlType, quoted: &str) -> String {
-    // The binary protocol has every type as it is.
-    quoted.to_owned()
+pub fn select_expression(mysql_type: &MysqlType, quoted: String, is_key: bool) -> String {
+    match is_key && mysql_type.has_empty_label() {
+        // Two keys would have one text. `selected.rs` refuses the NULL.
+        true => format!("IF({quoted} + 0 = 0, NULL, {quoted})"),
+        // The binary protocol has every value as it is.
+        false => quoted,
+    }
 }
 
 /// Appends a value as canonical text.

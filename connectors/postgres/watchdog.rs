@@ -134,6 +134,8 @@ pub async fn watch(config: Config, talk: Arc<Talk>, backend_pid: i32, session: A
 pub struct Patience {
     config: Arc<Config>,
     backend_pid: i32,
+    /// How long it may say nothing before it is asked after.
+    silence: Duration,
     /// When it last said something, or was last known to be at work.
     since: Instant,
     asking: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
@@ -142,7 +144,7 @@ pub struct Patience {
 impl Patience {
     /// With the session of this server process.
     pub fn new(config: Arc<Config>, backend_pid: i32) -> Patience {
-        Patience { config, backend_pid, since: Instant::now(), asking: None }
+        Patience { config, backend_pid, silence: SILENCE, since: Instant::now(), asking: None }
     }
 
     /// Waits for the server to say something, as long as it is at work for us.
@@ -154,7 +156,7 @@ impl Patience {
         loop {
             let Some(asking) = &mut self.asking else {
                 // A call that finds the time already over still looks at what has arrived.
-                let deadline = (self.since + SILENCE).max(Instant::now() + GRACE);
+                let deadline = (self.since + self.silence).max(Instant::now() + GRACE);
                 if let Ok(done) = tokio::time::timeout_at(deadline, &mut something).await {
                     self.since = Instant::now();
                     return Ok(done);
@@ -191,4 +193,34 @@ async fn is_at_work(config: &Config, backend_pid: i32) -> bool {
     let asked = async |probe: Client| probe.query_opt(AT_WORK, &[&backend_pid]).await;
     let answer = tokio::time::timeout(SILENCE, asked(probe)).await;
     matches!(answer, Ok(Ok(Some(_))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::super::session;
+    use super::super::testing::Database;
+    use super::*;
+
+    #[tokio::test]
+    async fn patience_lasts_as_long_as_the_server_is_at_work_for_us() {
+        let database = Database::create().await;
+        let config = Arc::new(Config::parse(&database.url()).unwrap());
+        let mut wire = session::login(&config, "test").await.unwrap();
+        let rows = wire.ask("SELECT pg_backend_pid()").await.unwrap().unwrap();
+        let pid = rows[0][0].as_deref().unwrap().parse().unwrap();
+        let mut patience = Patience::new(config, pid);
+        patience.silence = Duration::from_millis(20);
+        let slept = patience.wait(wire.ask("SELECT pg_sleep(1)")).await.unwrap();
+        assert!(slept.unwrap().is_ok());
+        let mut must_end = async |what| {
+            let error = patience.wait(pending::<()>()).await.expect_err(what);
+            assert!(error.is_transient(), "{error}");
+        };
+        must_end("it is idle, so what we said got lost").await;
+        let much = "COPY (SELECT repeat('x', 1000) FROM generate_series(1, 100000)) TO STDOUT";
+        wire.send(much).await.unwrap();
+        must_end("it is sending, so what it said got lost").await;
+    }
 }

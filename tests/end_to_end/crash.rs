@@ -12,6 +12,7 @@ use crate::support::{Pair, Source, Target, World, wait_until};
 for_each_pair! {
     s01_killed_at_random_moments_under_load:
         postgres(sqlite postgres mariadb /), mariadb(sqlite postgres mariadb /);
+    s01_killed_while_it_reads_the_log_in_bulk: postgres(sqlite postgres / mariadb);
     s03_answer_of_a_commit_lost: postgres(postgres mariadb /), mariadb(/ postgres mariadb);
     s05_state_directory_deleted_resumes_from_the_target:
         postgres(sqlite postgres / mariadb), mariadb(mariadb / sqlite postgres);
@@ -73,6 +74,36 @@ async fn s01_killed_at_random_moments_under_load(pair: Pair) {
     }
     let counts = shop.close().await.unwrap();
     assert!(counts.transactions > 100, "{counts:?}");
+    world.catch_up().await;
+    world.must_be_equal().await;
+}
+
+/// Far behind again and again, under load, and killed at any moment after the bulk read has begun:
+/// before its first row, in the middle, between two calls, or when it streams already.
+async fn s01_killed_while_it_reads_the_log_in_bulk(pair: Pair) {
+    let world = World::new(pair, &tables(pair)).await;
+    world.execute("CREATE TABLE wide (id bigserial PRIMARY KEY, v text)").await;
+    shop::open(&world.source, 500).await.unwrap();
+    world.catch_up().await;
+    let shop = Shop::start(&world.from, 2, 1, Duration::from_millis(5));
+    let flood = "INSERT INTO wide (v) SELECT repeat('x', 1800) FROM generate_series(1, 3000);";
+    let reads_in_bulk = "SELECT count(*) FROM pg_replication_slots WHERE temporary";
+    let mut dice = Dice::new(4);
+    for round in 0..5 {
+        // 20 MiB and more.
+        for _ in 0..4 {
+            world.execute(flood).await;
+        }
+        let daemon = world.run(&[]);
+        let in_bulk = async || world.ask(reads_in_bulk).await.as_deref() == Some("1");
+        wait_until("the log is read in bulk", in_bulk).await;
+        tokio::time::sleep(Duration::from_millis(dice.between(0, 200 * round + 1))).await;
+        daemon.kill().await;
+        // Its session goes when the server notices.
+        let gone = async || world.ask(reads_in_bulk).await.as_deref() == Some("0");
+        wait_until("the copy of the slot is gone", gone).await;
+    }
+    shop.close().await.unwrap();
     world.catch_up().await;
     world.must_be_equal().await;
 }

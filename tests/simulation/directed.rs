@@ -114,6 +114,55 @@ fn s33_a_failure_at_any_point_loses_nothing() {
     check_each_point(Fault::Fail);
 }
 
+/// A process under this plan that has much to catch up with, while the users go on.
+fn caught_up_in_bulk(plan: Plan) -> BTreeMap<&'static str, usize> {
+    let world = World::filled(Setup { bulk_read_above: Some(20), ..Setup::plain() }, 5);
+    let counts = run(async {
+        live(&world, for_millis(2_000)).await;
+        users(Arc::clone(&world)).await;
+        let more = {
+            let world = Arc::clone(&world);
+            tokio::spawn(async move {
+                for number in 0..40 {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    world.commit(&[update(&world.tables[0], 1, &number.to_string())]);
+                }
+            })
+        };
+        let store = world.disks[0].open(PIPELINE).expect("a disk").store;
+        let script = ProcessScript::new(&world, store.instance(), plan.clone());
+        let end = live_with(&world, for_millis(4_000), store, Arc::clone(&script)).await;
+        assert!(!matches!(end, End::GaveUp(_)), "{plan:?}: {end:?}");
+        more.await.expect("the users");
+        assert_eq!(settle(&world, false).await, Ok(()), "{plan:?}");
+        script.counts()
+    });
+    assert_eq!(world.watch.verdict(), Ok(()), "{plan:?}");
+    counts
+}
+
+fn check_each_point_in_bulk(fault: Fault) {
+    let counts = caught_up_in_bulk(Plan::Quiet);
+    for point in ["source.bulk.call", "source.bulk.over"] {
+        assert!(counts.contains_key(point), "{point} was not reached: {counts:?}");
+    }
+    for (point, count) in counts {
+        for nth in 1..=count.min(OCCURRENCES_MAX) {
+            caught_up_in_bulk(Plan::At(point, nth, fault));
+        }
+    }
+}
+
+#[test]
+fn a_kill_at_any_point_of_a_bulk_read_and_of_its_end_loses_nothing() {
+    check_each_point_in_bulk(Fault::Kill);
+}
+
+#[test]
+fn a_failure_at_any_point_of_a_bulk_read_and_of_its_end_loses_nothing() {
+    check_each_point_in_bulk(Fault::Fail);
+}
+
 /// What is done to the world between two runs, with work at the source after each.
 fn check_between(break_it: impl Fn(&World)) {
     let world = World::filled(Setup::plain(), 5);

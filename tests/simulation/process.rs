@@ -156,6 +156,7 @@ fn pipeline(world: &Arc<World>, store: Arc<dyn Store>, script: &Arc<ProcessScrip
     let faults = Faults::new(script.clone());
     let source = MemorySource::new(&world.source, faults.clone())
         .in_parts(setup.part_changes_max)
+        .in_bulk(setup.bulk_read_above)
         .without(setup.mutant);
     let instance = script.instance().to_owned();
     let bounds = Bounds {

@@ -74,11 +74,9 @@ async fn json_of_mariadb_is_a_text_that_is_checked() {
 
 #[tokio::test]
 async fn a_key_whose_label_reads_like_no_label_is_refused() {
-    for kind in ["enum('','a')", "set('a','')"] {
-        let sql = format!("CREATE TABLE t (k {kind} NOT NULL PRIMARY KEY, v {kind})");
-        check_refused(&sql, Code::SourceSettings, "rename the label").await;
-    }
-    let sql = "CREATE TABLE t (k enum('a') NOT NULL PRIMARY KEY, v enum('','a'))";
+    let sql = "CREATE TABLE t (k set('a','') NOT NULL PRIMARY KEY)";
+    check_refused(sql, Code::SourceSettings, "rename the label").await;
+    let sql = "CREATE TABLE t (k set('a') NOT NULL PRIMARY KEY, v set('','a'))";
     assert_eq!(Fixture::new(sql).await.tables().await.len(), 1);
 }
 

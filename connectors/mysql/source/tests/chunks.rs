@@ -476,3 +476,26 @@ async fn an_xa_transaction_that_ends_after_a_chunk_is_not_lost() {
     let chunk = reader.read_keys(&table, &[], commit.version).await.unwrap();
     assert!(chunk.version >= commit.version);
 }
+
+#[tokio::test]
+async fn an_invalid_enum_in_a_key_is_not_taken_for_the_label_that_it_reads_like() {
+    let fixture = Fixture::new("CREATE TABLE t (k enum('z','','a') PRIMARY KEY, n int)").await;
+    let (_, mut stream) = fixture.start().await;
+    fixture.run("INSERT INTO t VALUES ('a', 1), ('', 2), ('z', 3)").await;
+    assert_eq!(fixture.log(&mut stream).await, ["t + a|1", "t + |2", "t + z|3"]);
+    let table = fixture.tables().await.remove(0);
+    let mut reader = fixture.source.reader().await.unwrap();
+    let chunks = read_table(&mut reader, &table, 1).await;
+    let rows = chunks.iter().flat_map(|chunk| &chunk.rows);
+    assert_eq!(rows.map(|(key, _)| key_words(key)).collect::<Vec<_>>(), ["z", "", "a"]);
+
+    fixture.run("SET sql_mode = '';\nINSERT INTO t VALUES ('bad', 4)").await;
+    assert_eq!(fixture.log(&mut stream).await, ["t halted poison-row"]);
+    let error = reader.read_plain(&request(&table)).await.unwrap_err();
+    assert_eq!(error.code, Code::PoisonRow);
+    assert!(error.message.contains("an invalid ENUM in a key"), "{error}");
+}
+
+fn request(table: &Arc<TableSchema>) -> ChunkRequest<'_> {
+    ChunkRequest { table, after: None, filter: None, rows_max: 9, not_below: Version::ZERO }
+}

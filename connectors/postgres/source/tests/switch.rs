@@ -50,7 +50,7 @@ struct Reader<'a> {
     open: Vec<Said>,
     /// Positions that were reached, with how much had been said there.
     reached: Vec<(Position, usize)>,
-    /// The place in `reached` that was acknowledged.
+    /// The place in `reached` that was acknowledged, or was durable at the last start.
     acknowledged: usize,
     seen_in_bulk: u32,
     seen_streaming: u32,
@@ -107,6 +107,7 @@ impl Reader<'_> {
         let choices = (self.reached.len() - self.acknowledged) as u64;
         let durable = self.acknowledged + usize::try_from(self.dice.below(choices)).unwrap();
         self.reached.truncate(durable + 1);
+        self.acknowledged = durable;
         let (position, said) = self.reached[durable].clone();
         self.said.truncate(said);
         self.open.clear();
@@ -193,9 +194,8 @@ async fn simulate(seed: u64) -> (u32, u32) {
         reader.resume().await;
     }
     let end = fixture.source.mark(EPOCH).await.unwrap();
-    let stream = reader.stream.take();
-    let mut stream = stream.unwrap();
-    while reader.said.last().is_none_or(|_| true) {
+    let mut stream = reader.stream.take().unwrap();
+    loop {
         let transaction = stream.next().await.unwrap();
         let over = transaction.complete && transaction.version >= end;
         reader.receive(transaction);
