@@ -46,6 +46,8 @@ pub struct Pipeline {
     pub identity: LogIdentity,
     /// Where transactions that have not ended are put.
     pub spool: PathBuf,
+    /// Whether they are taken before their end; cleared once the server has failed at that.
+    pub early: Arc<AtomicBool>,
     /// How far behind it must be for bulk reads, in bytes; `None` for never.
     pub bulk_read_above: Option<u64>,
     /// Set once the source has refused them.
@@ -226,6 +228,6 @@ async fn stream(pipeline: &Arc<Pipeline>, over: Over) -> Result<State> {
 }
 
 async fn start(pipeline: &Pipeline, wire: Wire, from: Lsn) -> Result<Streaming> {
-    let walsender = Walsender::start(wire, &pipeline.slot, from).await?;
+    let walsender = Walsender::start(wire, &pipeline.slot, from, &pipeline.early).await?;
     Ok(Streaming::new(walsender, &pipeline.spool))
 }

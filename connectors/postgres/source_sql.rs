@@ -332,10 +332,11 @@ WHERE c.oid = $1 AND c.relkind = 'r'
    OR c.relkind = 'r' AND c.oid IN (SELECT relid FROM pg_partition_tree($1))";
 
 /// Opens the log.
-pub fn start_replication(slot: &str, publication: &str, from: Lsn) -> String {
+pub fn start_replication(slot: &str, publication: &str, from: Lsn, early: bool) -> String {
+    let streaming = if early { "on" } else { "off" };
     format!(
         "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '2', publication_names {}, \
-         messages 'true', streaming 'on')",
+         messages 'true', streaming '{streaming}')",
         identifier(slot),
         literal(&identifier(publication))
     )

@@ -47,6 +47,8 @@ pub struct Opening<'a> {
     pub bulk_read_above: Option<u64>,
     /// Where transactions that have not ended are put.
     pub spool: &'a Path,
+    /// Whether they are taken before their end; cleared once the server has failed at that.
+    pub early: Arc<AtomicBool>,
     /// Set once the source has refused them.
     pub bulk_read_refused: Arc<AtomicBool>,
     /// Shared with the readers.
@@ -83,6 +85,7 @@ impl Stream {
             slot: slot.to_owned(),
             identity: from.identity.clone(),
             spool: opening.spool.to_owned(),
+            early: opening.early,
             bulk_read_above: opening.bulk_read_above,
             bulk_read_refused: opening.bulk_read_refused,
         };

@@ -181,7 +181,9 @@ impl InProgress {
             // None of its messages came.
             return;
         }
-        let Some(first) = self.children.iter().rposition(|(child, _)| *child == xid) else { return };
+        let Some(first) = self.children.iter().rposition(|(child, _)| *child == xid) else {
+            return;
+        };
         let from = self.children[first].1;
         for (child, _) in self.children.drain(first..) {
             self.begun.remove(&child);

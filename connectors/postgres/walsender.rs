@@ -1,18 +1,21 @@
 //! The stream that START_REPLICATION opens on a `wire.rs`: frames in, our status out. Knows
 //! nothing of what the plug-in's messages say; `stream.rs` does. Used by `streaming.rs`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BufMut;
 use postgres_protocol::message::backend::Message;
 use tokio::time::{Instant, sleep};
 
+use super::connect::ServerError;
 use super::gap;
 use super::lsn::Lsn;
 use super::pgoutput::EPOCH_MICROS;
 use super::source_sql as sql;
 use super::wire::{self, Wire, broken_protocol};
-use crate::error::{Code, Result};
+use crate::error::{Code, Error, Result};
 
 /// How long the walsender of our killed predecessor may hold the slot.
 const SLOT_WAIT: Duration = Duration::from_secs(10);
@@ -36,23 +39,33 @@ pub enum Frame<'a> {
 /// A connection on which the log is streamed.
 pub struct Walsender {
     wire: Wire,
+    /// Whether transactions come before their end; cleared for all that follow when the server
+    /// fails at that.
+    early: Option<Arc<AtomicBool>>,
 }
 
 impl Walsender {
-    /// Runs START_REPLICATION; frames follow. Not cancel-safe.
+    /// Runs START_REPLICATION; frames follow. Transactions that are too large for the server's
+    /// memory come before their end if `early` is set. Not cancel-safe.
     ///
     /// # Errors
     /// `slot-in-use` (transient), a gap, what the server says, or a broken connection.
-    pub async fn start(mut wire: Wire, slot: &str, from: Lsn) -> Result<Walsender> {
+    pub async fn start(
+        mut wire: Wire,
+        slot: &str,
+        from: Lsn,
+        early: &Arc<AtomicBool>,
+    ) -> Result<Walsender> {
         let start = Instant::now();
-        let text = sql::start_replication(slot, slot, from);
+        let early = early.load(Ordering::Relaxed).then(|| early.clone());
+        let text = sql::start_replication(slot, slot, from, early.is_some());
         loop {
             match try_start(&mut wire, &text).await {
                 Err(error) if error.code == Code::SlotInUse && start.elapsed() < SLOT_WAIT => {
                     sleep(Duration::from_millis(250)).await;
                 }
                 Err(error) => return Err(error),
-                Ok(()) => return Ok(Walsender { wire }),
+                Ok(()) => return Ok(Walsender { wire, early }),
             }
         }
     }
@@ -86,6 +99,7 @@ impl Walsender {
         match self.wire.take()? {
             Message::ErrorResponse(body) => {
                 let error = wire::server_error(&mut body.fields());
+                self.unless_early(&error)?;
                 return Err(gap::failure(gap::READING, &error, &gap::WHILE_READING));
             }
             Message::NoticeResponse(body) => {
@@ -94,6 +108,23 @@ impl Walsender {
             other => wire::ignore(&other)?,
         }
         Ok(false)
+    }
+
+    /// Some servers cannot read an early transaction again that took back a change of a table's
+    /// shape, and find a defect in themselves. The same log is no trouble to them at its end.
+    fn unless_early(&self, error: &ServerError) -> Result<()> {
+        match &self.early {
+            Some(early) if error.class() == "XX" => {
+                early.store(false, Ordering::Relaxed);
+                let message = format!(
+                    "{}: {}; large transactions will be read at their end",
+                    gap::READING,
+                    error.text()
+                );
+                Err(Error::transient(Code::Protocol, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The frame that is there, until `consume`.
