@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-more soak bench fmt lint servers
+.PHONY: help demo test test-more soak bench instructions fmt lint servers
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 servers: ## make sure that the database servers which the tests start are installed
 	@scripts/servers
@@ -30,8 +30,11 @@ soak: servers ## a full minute of a bench and the shop, killed 30 times, for eve
 	@WORKLOAD_SECONDS=60 WORKLOAD_SCALE=10 WORKLOAD_KILLS=30 \
 		scripts/run-tests --release --profile soak workload
 
-bench: servers ## measure against the databases' own replication
-	@scripts/bench
+bench: servers ## measure against the databases' own replication; ARGS=--help says what to choose
+	@scripts/bench $(ARGS)
+
+instructions: ## count the instructions a row of decoding, merging and encoding
+	@scripts/instructions
 
 fmt: ## format the code
 	@cargo fmt --all

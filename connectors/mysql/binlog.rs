@@ -56,7 +56,9 @@ impl Header {
         self.flags & ARTIFICIAL != 0
     }
 
-    fn bytes(&self) -> [u8; HEADER_LEN] {
+    /// The header as it was sent, which the checksum covers too.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[..4].copy_from_slice(&self.timestamp.to_le_bytes());
         bytes[4] = self.kind;

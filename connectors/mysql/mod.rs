@@ -1,5 +1,7 @@
 //! MySQL and MariaDB, as source and as target.
 
+#[doc(hidden)]
+pub mod bench;
 mod binlog;
 mod bookmark;
 mod bytes;

@@ -1,5 +1,7 @@
 //! PostgreSQL, as source and as target.
 
+#[doc(hidden)]
+pub mod bench;
 mod bulk;
 mod bulk_rows;
 mod catalog;

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
+pub use self::new_rows::encode_new;
 use super::config::Config;
 use super::connect;
 use super::sql::TableSql;

@@ -84,12 +84,7 @@ impl PostgresTarget {
         let mut sink = pin!(self.client.copy_in(&self.stages[place].new_rows.copy).await?);
         let mut piece = new_piece();
         for upsert in upserts {
-            for cell in upsert.row.cells() {
-                copy::encode_cell(&mut piece, cell);
-                piece.push(copy::DELIMITER);
-            }
-            encode_rank(&mut piece, upsert.version, upsert.updated_at);
-            piece.push(copy::END);
+            encode_new(&mut piece, upsert);
             if piece.len() >= PIECE_BYTES {
                 sink.feed(take(&mut piece)).await?;
             }
@@ -98,4 +93,14 @@ impl PostgresTarget {
         sink.finish().await?;
         Ok(())
     }
+}
+
+/// Appends a row as its table has it.
+pub fn encode_new(out: &mut Vec<u8>, upsert: &RowUpsert) {
+    for cell in upsert.row.cells() {
+        copy::encode_cell(out, cell);
+        out.push(copy::DELIMITER);
+    }
+    encode_rank(out, upsert.version, upsert.updated_at);
+    out.push(copy::END);
 }

@@ -1,6 +1,6 @@
 //! What a drain costs the servers.
 //!
-//! PostgreSQL has a process for each session: only the sessions that work for a contestant count.
+//! PostgreSQL has a process for each session: all sessions with a database count but our own.
 //! MariaDB has threads: the whole server counts, with the threads that write pages and purge; of a
 //! source, the threads that send the log are told apart.
 //! Surprise: sessions are gone when a drain ends, so they are looked at many times and the last
@@ -12,8 +12,8 @@ use driftless::demo::server::Engine;
 use driftless::demo::server::session::Session;
 use driftless::demo::{Error, Result};
 
-use crate::process::{Clock, cpu_of_tasks};
-use crate::sides::Side;
+use super::process::{Clock, cpu_of_tasks};
+use crate::sides::{BENCH, Side};
 
 /// The meter of one server.
 pub enum Meter<'a> {
@@ -25,7 +25,7 @@ pub enum Meter<'a> {
 
 impl<'a> Meter<'a> {
     /// Starts to count what is done for this database.
-    pub fn of(side: &'a Side, database: &'a str, clock: Clock) -> Result<Meter<'a>> {
+    pub fn of(side: &'a Side, database: String, clock: Clock) -> Result<Meter<'a>> {
         let watch = &side.watch;
         match side.engine {
             Engine::Postgres => {
@@ -75,7 +75,7 @@ impl<'a> Meter<'a> {
 pub struct Sessions<'a> {
     watch: &'a Session,
     clock: Clock,
-    database: &'a str,
+    database: String,
     seen: HashMap<u32, (bool, f64)>,
 }
 
@@ -83,9 +83,9 @@ impl Sessions<'_> {
     async fn find(&mut self) -> Result<()> {
         let query = format!(
             "SELECT pid, backend_type = 'walsender' FROM pg_stat_activity \
-             WHERE datname = '{}' AND (backend_type = 'walsender' \
-             OR backend_type LIKE 'logical replication%' \
-             OR application_name LIKE 'driftless%')",
+             WHERE datname = '{}' AND application_name <> '{BENCH}' \
+             AND (backend_type IN ('walsender', 'client backend', 'parallel worker') \
+             OR backend_type LIKE 'logical replication%')",
             self.database
         );
         for row in self.watch.rows(&query).await? {

@@ -16,11 +16,11 @@ pub struct Cost {
     pub sender_cpu: f64,
     /// Other sessions at a PostgreSQL source; everything else that a MariaDB source does.
     pub source_cpu: f64,
-    /// The driftless process; nothing for the others.
+    /// The contestant's program with its children; nothing for what lives in the servers.
     pub own_cpu: f64,
     /// The sessions or the apply worker in a PostgreSQL target; a MariaDB target as a whole.
     pub target_cpu: f64,
-    /// The most memory that the driftless process had, in KiB.
+    /// The most memory that the program had, in KiB; nothing for one whose children do the work.
     pub peak_kib: u64,
 }
 
@@ -31,6 +31,8 @@ pub struct Stat {
     pub is_zombie: bool,
     /// Seconds of the processor, in user and system mode.
     pub cpu: f64,
+    /// The same of its children that have ended.
+    pub cpu_of_children: f64,
 }
 
 /// How many ticks of the kernel's accounting a second has.
@@ -62,7 +64,8 @@ impl Clock {
         let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
         let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
         let cpu = (ticks(11)? + ticks(12)?) / self.0;
-        Some(Stat { is_zombie: fields.first() == Some(&"Z"), cpu })
+        let cpu_of_children = (ticks(13)? + ticks(14)?) / self.0;
+        Some(Stat { is_zombie: fields.first() == Some(&"Z"), cpu, cpu_of_children })
     }
 }
 

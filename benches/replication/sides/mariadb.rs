@@ -10,16 +10,15 @@ use driftless::demo::server::session::Session;
 use driftless::demo::server::{Engine, Server, ServerOptions};
 use driftless::demo::{Error, Result};
 
-use super::{FINISH, FINISHED, OURS, Side, WORK};
-use crate::workload::{Backlog, Workload};
-
-/// The target database of MariaDB's own replication, which does not rename.
-pub const THEIRS: &str = WORK;
+use super::{FINISH, FINISHED, Side, TICKS, Table, WORK};
+use crate::workloads::{Backlog, Size, Workload, Writes};
 
 /// How long the pages that wait to be written may take.
 const SETTLING_TIMEOUT: Duration = Duration::from_secs(300);
 /// As shipped.
 const DIRTY_PAGES_PERCENT_MAX: u8 = 90;
+/// `innodb_flush_log_at_trx_commit` of a target, as shipped: each commit reaches the disk.
+const FLUSH_LOG: u8 = 1;
 
 const EVENTS: &str = "CREATE TABLE events (id bigint PRIMARY KEY, kind int NOT NULL, parent int, \
     amount decimal(12,2) NOT NULL, score double NOT NULL, active boolean NOT NULL, \
@@ -48,12 +47,12 @@ pub fn source_settings() -> Settings {
     settings
 }
 
-/// Of the target; `flush_log` is its `innodb_flush_log_at_trx_commit`.
-pub fn target_settings(flush_log: u8) -> Settings {
+/// Of the target.
+pub fn target_settings() -> Settings {
     let mut settings = settings();
     settings.push(("server-id", "2".into()));
     settings.push(("skip-log-bin", "ON".into()));
-    settings.push(("innodb-flush-log-at-trx-commit", flush_log.to_string()));
+    settings.push(("innodb-flush-log-at-trx-commit", FLUSH_LOG.to_string()));
     settings
 }
 
@@ -76,50 +75,69 @@ pub async fn start(settings: &Settings) -> Result<Side> {
     }
 }
 
-/// The settings that decide what survives a power failure.
-pub async fn durability(session: &Session) -> Result<String> {
+/// The settings that decide what survives a power failure, and those that we have changed.
+pub async fn describe(session: &Session) -> Result<String> {
     let query = "SELECT concat('innodb_flush_log_at_trx_commit = ', \
-         @@innodb_flush_log_at_trx_commit, ', ', if(@@log_bin, 'binary log', 'no binary log'))";
+         @@innodb_flush_log_at_trx_commit, ', sync_binlog = ', @@sync_binlog, ', ', \
+         if(@@log_bin, 'binary log', 'no binary log'), ', innodb_buffer_pool_size = ', \
+         @@innodb_buffer_pool_size, ', innodb_log_file_size = ', @@innodb_log_file_size)";
     Ok(session.ask(query).await?.unwrap_or_default())
+}
+
+/// Lets a target wait for the disk once a second only, or again once a commit.
+pub async fn relax(side: &Side, relaxed: bool) -> Result<()> {
+    let value = if relaxed { 2 } else { FLUSH_LOG };
+    side.watch.batch_execute(&format!("SET GLOBAL innodb_flush_log_at_trx_commit = {value}")).await
 }
 
 /// Makes the source database, with what is in it before the backlog. The log begins anew, with the
 /// statements that do it: a new replica can follow from its beginning.
-pub async fn open_source(side: &Side, workload: Workload, rows: u64) -> Result<()> {
+pub async fn open_source(side: &Side, workload: Workload, size: Size) -> Result<()> {
     side.watch.batch_execute("RESET MASTER").await?;
     side.watch.batch_execute(&format!("CREATE DATABASE {WORK}")).await?;
-    let session = side.server.session(WORK).await?;
-    session.batch_execute(FINISH).await?;
-    session.batch_execute(EVENTS).await?;
-    match workload.rows_before(rows) {
+    define(side, WORK, workload).await?;
+    match workload.rows_before(size) {
         0 => Ok(()),
-        before => session.batch_execute(&inserts(before, 10_000)).await,
+        before => side.session(WORK).await?.batch_execute(&inserts(before, 10_000)).await,
     }
 }
 
-/// Makes the target database of driftless; MariaDB's own replication makes its database itself.
-pub async fn open_target(side: &Side) -> Result<()> {
-    side.watch.batch_execute(&format!("CREATE DATABASE {OURS}")).await
+/// Makes a target database; MariaDB's own replication makes its database itself.
+pub async fn open_target(side: &Side, database: &str) -> Result<()> {
+    side.watch.batch_execute(&format!("CREATE DATABASE {database}")).await
+}
+
+async fn define(side: &Side, database: &str, workload: Workload) -> Result<()> {
+    let session = side.session(database).await?;
+    for &table in Table::of(workload) {
+        let sql = match table {
+            Table::Events => EVENTS,
+            Table::Ticks => TICKS,
+            Table::Finish => FINISH,
+        };
+        session.batch_execute(sql).await?;
+    }
+    Ok(())
 }
 
 /// Writes the backlog.
-pub async fn work(side: &Side, workload: Workload, rows: u64) -> Result<Backlog> {
-    let session = side.server.session(WORK).await?;
+pub async fn work(side: &Side, writes: Writes) -> Result<Backlog> {
+    let session = side.session(WORK).await?;
     let begins_after = session.ask("SELECT @@gtid_binlog_pos").await?;
-    let changes = match workload {
-        Workload::Inserts(each) => {
+    let changes = match writes {
+        Writes::Inserts { rows, each } => {
             session.batch_execute(&inserts(rows, each)).await?;
             rows
         }
-        Workload::Updates | Workload::Hot => {
-            let range = workload.rows_before(rows);
-            session.batch_execute(&updates(rows / 2, range)).await?;
-            rows / 2
+        Writes::Updates { count, range } => {
+            session.batch_execute(&updates(count, range)).await?;
+            count
         }
-        Workload::Pgbench => return Err(Error("pgbench is a program of PostgreSQL".into())),
+        Writes::Pgbench { .. } => return Err(Error("pgbench is a program of PostgreSQL".into())),
+        Writes::Nothing => 0,
     };
     session.batch_execute(FINISHED).await?;
-    Ok(Backlog { changes, begins_after })
+    Ok(Backlog { changes, begins_after, ends_at: None })
 }
 
 /// Lets the server write and purge what waits for it, so that it hits nobody.
@@ -140,25 +158,28 @@ pub async fn settle(side: &Side) -> Result<()> {
 
 /// Queries for the number of rows and a checksum, one for each table.
 /// `postgres::sums_of_mariadb` says the same in the other language.
-pub fn sums() -> Vec<String> {
-    let sum = |table: &str, row: &str| {
+pub fn sums(workload: Workload) -> Vec<String> {
+    let sum = |&table: &Table| {
+        let row = match table {
+            Table::Events => {
+                "concat_ws('|', id, kind, coalesce(parent, 'NULL'), amount, score, active, name, \
+                 digest, date_format(created_at, '%Y-%m-%d %H:%i:%s.%f'), token, detail)"
+            }
+            Table::Ticks => "concat_ws('|', writer, number, note)",
+            Table::Finish => "id",
+        };
         format!(
             "SELECT concat(count(*), ' ', \
              coalesce(sum(cast(conv(left(md5({row}), 15), 16, 10) AS unsigned)), 0)) FROM {table}"
         )
     };
-    let event = "concat_ws('|', id, kind, coalesce(parent, 'NULL'), amount, score, active, name, \
-         digest, date_format(created_at, '%Y-%m-%d %H:%i:%s.%f'), token, detail)";
-    vec![sum("events", event), sum("finish", "id")]
+    Table::of(workload).iter().map(sum).collect()
 }
 
-/// Ends MariaDB's own replication, and removes the target databases.
-pub async fn close_target(side: &Side) -> Result<()> {
+/// Ends MariaDB's own replication, if there is one, and removes a target database.
+pub async fn close_target(side: &Side, database: &str) -> Result<()> {
     side.watch.batch_execute("STOP SLAVE; RESET SLAVE ALL").await?;
-    for database in [OURS, THEIRS] {
-        side.watch.batch_execute(&format!("DROP DATABASE IF EXISTS {database}")).await?;
-    }
-    Ok(())
+    side.watch.batch_execute(&format!("DROP DATABASE IF EXISTS {database}")).await
 }
 
 /// Removes the source database, and who still reads its log.

@@ -1,5 +1,5 @@
 //! MariaDB's own replication as shipped: one thread fetches the log into the relay log of the
-//! replica, another one applies it, both follow GTIDs.
+//! replica, another one applies it, both follow GTIDs. `native-relaxed` does not wait for the disk.
 //!
 //! Surprise: a replica whose two threads have both stopped throws its relay log away and fetches it
 //! again. So for `native-relayed` the fetching thread goes on while the applying one starts.
@@ -10,9 +10,11 @@ use driftless::demo::{Error, Result};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 
-use crate::sides::mariadb::THEIRS;
+use crate::contestant::Contestant;
+use crate::sides::WORK;
+use crate::sides::mariadb::relax;
 use crate::stage::{Stage, wait_until};
-use crate::workload::Backlog;
+use crate::workloads::Backlog;
 
 /// Its state is asked for once in so many questions for the last row.
 const CHECK_EVERY: u64 = 10;
@@ -26,11 +28,12 @@ pub struct Replica {
 
 impl Replica {
     /// One that has nothing yet; what another one had in the target is removed.
-    pub async fn new(stage: &Stage) -> Result<Replica> {
+    pub async fn new(stage: &Stage, contestant: Contestant) -> Result<Replica> {
+        relax(&stage.target, contestant == Contestant::NativeRelaxed).await?;
         let mut conn = connect(&stage.target.server.url("mysql")).await?;
         let port = stage.source.server.port();
         let change = format!(
-            "STOP SLAVE; RESET SLAVE ALL; DROP DATABASE IF EXISTS {THEIRS}; \
+            "STOP SLAVE; RESET SLAVE ALL; DROP DATABASE IF EXISTS {WORK}; \
              SET GLOBAL gtid_slave_pos = ''; \
              CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {port}, \
              MASTER_USER = '{ADMIN}', MASTER_PASSWORD = '{PASSWORD}', MASTER_SSL = 0, \
@@ -85,13 +88,14 @@ impl Replica {
         }
         self.questions += 1;
         let last: Option<u32> =
-            self.conn.query_first(format!("SELECT id FROM {THEIRS}.finish")).await?;
+            self.conn.query_first(format!("SELECT id FROM {WORK}.finish")).await?;
         Ok(last.is_some())
     }
 
-    /// Stops it.
-    pub async fn rest(&mut self) -> Result<()> {
-        Ok(self.conn.query_drop("STOP SLAVE").await?)
+    /// Stops it. Whoever comes next waits for the disk again.
+    pub async fn rest(mut self, stage: &Stage) -> Result<()> {
+        self.conn.query_drop("STOP SLAVE").await?;
+        relax(&stage.target, false).await
     }
 
     /// Some fields of its state; an error if it has met one.
