@@ -48,9 +48,40 @@ pub fn from_days(days: i64) -> (i64, i64, i64) {
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
+/// The number of days from 1970-01-01 to a day; `None` if the calendar has no such day.
+#[must_use]
+pub fn to_days(year: i64, month: i64, day: i64) -> Option<i64> {
+    let from_march = if month > 2 { month - 3 } else { month + 9 };
+    let years = year - i64::from(month <= 2);
+    let (era, year_of_era) = (years.div_euclid(400), years.rem_euclid(400));
+    let day_of_year = (153 * from_march + 2) / 5 + day - 1;
+    let day_of_era = 365 * year_of_era + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let length = match month {
+        2 => 28 + i64::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    };
+    (1..=length).contains(&day).then_some(era * 146_097 + day_of_era - 719_468)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_day_has_one_number_and_other_days_have_none() {
+        for number in (-3_000_000..3_000_000).step_by(37).chain(-800_000..-700_000) {
+            let (year, month, day) = from_days(number);
+            assert_eq!(to_days(year, month, day), Some(number));
+        }
+        for (year, month, day) in
+            [(2023, 2, 29), (1900, 2, 29), (2024, 4, 31), (2024, 13, 1), (2024, 0, 1), (2024, 1, 0)]
+        {
+            assert_eq!(to_days(year, month, day), None);
+        }
+    }
 
     #[test]
     fn a_timestamp_is_written_as_utc_with_six_digits() {

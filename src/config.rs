@@ -71,8 +71,8 @@ pub struct Settings {
     /// `source.url`: `postgres://…` or `mysql://…`. No default.
     pub source_url: Secret,
     /// `source.bulk_read`: whether a PostgreSQL source that is far ahead is read in bulk over SQL
-    /// instead of streamed, at half the cost for the source, with temporary files of up to about
-    /// 128 MiB there. Default `true`.
+    /// instead of streamed, at little more than half the cost for the source, with temporary files
+    /// of about 64 MiB there. Default `true`.
     pub bulk_read: bool,
     /// `source.server_id`: what we call ourselves among the replicas of a MySQL source; no two
     /// replicas of a server may have the same. Default: made of the pipeline's name.

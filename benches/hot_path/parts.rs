@@ -82,11 +82,8 @@ fn encode_copy() -> Box<dyn Fn() -> Ready> {
     Box::new(move || {
         let upserts = upserts.clone();
         Box::new(move || {
-            let mut bytes = Vec::new();
-            for upsert in upserts.iter() {
-                postgres::bench::encode_new(&mut bytes, upsert);
-            }
-            assert!(bytes.len() as u64 > 100 * ROWS, "the rows have no values");
+            let bytes = must(postgres::bench::encode_copy(&upserts));
+            assert!(bytes as u64 > 100 * ROWS, "the rows have no values");
             Box::new(bytes)
         })
     })

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
+use super::binary::Encoding;
 use super::lsn::{Bookmark, LogIdentity, Lsn};
 use super::pgoutput;
+use super::target::{Form, RowWriter};
 use super::transaction::{Builder, Relation, Shape};
 use crate::change::{RowUpsert, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::schema::{Column, ColumnType, Engine, TableName, TableSchema};
-
-pub use super::target::encode_new;
 
 /// The number of the table in the log.
 const TABLE: u32 = 16_384;
@@ -84,6 +84,25 @@ pub fn upserts(transaction: Transaction) -> Result<Vec<RowUpsert>> {
         }
     };
     transaction.versioned().map(upsert).collect()
+}
+
+/// How many bytes the rows are for a COPY in binary, with our two columns.
+///
+/// # Errors
+/// `internal`, if a value has no binary form.
+pub fn encode_copy(upserts: &[RowUpsert]) -> Result<usize> {
+    const OIDS: [u32; 13] = [20, 23, 23, 1700, 701, 16, 25, 25, 1184, 2950, 3802, 17, 1184];
+    let unknown = || Error::stop(Code::Internal, "a value has no binary form");
+    let encodings: Option<Box<[Encoding]>> = OIDS.into_iter().map(Encoding::of).collect();
+    let form = Form::Binary(encodings.ok_or_else(unknown)?);
+    let mut writer = RowWriter::new(&form, OIDS.len() - COLUMNS.len());
+    let mut bytes = 0;
+    for upsert in upserts {
+        writer.cells(upsert.row.cells()).map_err(|_| unknown())?;
+        writer.rank(upsert.version, upsert.updated_at);
+        bytes += writer.end_row().map_or(0, |piece| piece.len());
+    }
+    Ok(bytes + writer.finish().len())
 }
 
 fn table() -> TableSchema {

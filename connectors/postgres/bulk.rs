@@ -1,6 +1,6 @@
 //! The log as it is read over SQL, in bulk: the feed of a pipeline that is behind. The same
-//! messages as `streaming.rs` has, at less than half the cost for the server, in calls of bounded
-//! size.
+//! messages as `streaming.rs` has, at little more than half the cost for the server and a third of
+//! the cost for us, in calls of bounded size.
 //!
 //! The calls read a temporary copy of our slot, which goes when the session goes. So a call need
 //! not wait until the one before it is durable, and nothing is delivered twice: the copy begins
@@ -35,9 +35,12 @@ use crate::error::{Code, Error, Result};
 const READING_IN_BULK: &str = "read the log in bulk";
 /// As while streaming; and a slot whose log is gone says so only when it is read.
 const GAPS: [(&str, Code); 2] = [gap::WHILE_READING[0], gap::AT_THE_SLOT[1]];
-/// How much log a call takes, and takes at most when it has much to read again, in multiples of
-/// what a pipeline must be behind.
-const CALL: u64 = 8;
+/// How much log a call takes, in multiples of what a pipeline must be behind. The first one is small,
+/// so that the target has something to do while the server decodes the second one; and none is
+/// so large that the target runs out of work meanwhile.
+const FIRST_CALL: u64 = 2;
+const CALL: u64 = 4;
+/// How much it takes at most when it has much to read again.
 const CALL_MAX: u64 = 64;
 /// How much log a call may read again, in multiples of what it reads for the first time. To decode
 /// it once more costs the server about a quarter of what streaming it costs.
@@ -92,8 +95,21 @@ pub enum Next {
 pub struct Over {
     /// From where to go on.
     pub at: Lsn,
-    /// Why the server refuses it; `None` when it is not worth while any more.
-    pub refused: Option<String>,
+    /// Why, and on which connection.
+    pub end: End,
+}
+
+/// Why a bulk read is over.
+pub enum End {
+    /// It is not worth while any more.
+    NotWorthWhile(Rest),
+    /// The server refuses it, for this reason. The session is of no use any more: up to version 14
+    /// the plug-in remembers, after an error, of which tables it has spoken, and is silent of them.
+    Refused(String),
+}
+
+/// What is left of a bulk read.
+pub struct Rest {
     wire: Wire,
     copy: String,
 }
@@ -130,23 +146,24 @@ impl Bulk {
     /// # Errors
     /// A gap, what the server says, silence (transient), or a broken connection.
     pub async fn open(mut wire: Wire, task: &Task<'_>) -> Result<Opened> {
-        let backend_pid = connect::within(task.config, wire.ask("SELECT pg_backend_pid()")).await?;
-        let backend_pid: i32 = cell(&answer(backend_pid)?, 0)?;
+        let backend = answer(connect::within(task.config, wire.ask(sql::BACKEND)).await?)?;
+        let (backend_pid, version): (i32, i32) = (cell(&backend, 0)?, cell(&backend, 1)?);
         let mut patience = Patience::new(task.config.clone(), backend_pid);
         let name = format!("driftless_bulk_{backend_pid}");
-        let over = |wire, refused| {
-            Ok(Opened::Over(Over { at: task.from, refused, wire, copy: name.clone() }))
-        };
+        let over = |end| Ok(Opened::Over(Over { at: task.from, end }));
+        if is_too_old(version) {
+            return over(End::Refused("it needs 14.8, 15.3 or newer".into()));
+        }
         let copied = patience.wait(wire.ask(&sql::copy_slot(task.slot, &name))).await??;
         if let Err(error) = copied {
             return match is_refusal(&error) {
-                true => over(wire, Some(error.text())),
+                true => over(End::Refused(error.text())),
                 false => Err(gap::failure(READING_IN_BULK, &error, &gap::AT_THE_SLOT)),
             };
         }
         let place = patience.wait(place(&mut wire, &name)).await??;
-        if (Place { confirmed: task.from, ..place }).next_call(task.above).is_none() {
-            return over(wire, None);
+        if (Place { confirmed: task.from, ..place }).next_call(task.above, FIRST_CALL).is_none() {
+            return over(End::NotWorthWhile(Rest { wire, copy: name }));
         }
         // As START_REPLICATION does with a position ahead of the slot's.
         let moved = patience.wait(wire.ask(&sql::move_slot(&name, task.from))).await??;
@@ -154,7 +171,7 @@ impl Bulk {
             .map_err(|error| gap::failure(READING_IN_BULK, &error, &[("55000", Code::SlotGap)]))?;
         let copy = Arc::new(CopiedSlot { slot: task.slot.to_owned(), name, above: task.above });
         Ok(Opened::Bulk(Bulk {
-            turning: Some(Box::pin(turn(wire, copy.clone(), task.durable))),
+            turning: Some(Box::pin(turn(wire, copy.clone(), (task.durable, FIRST_CALL)))),
             copy,
             received: task.from,
             wire: None,
@@ -237,8 +254,8 @@ impl Bulk {
         }
         self.received = at;
         if !calling {
-            let copy = self.copy.name.clone();
-            return Ok(Next::Over(Over { at, refused: None, wire, copy }));
+            let rest = Rest { wire, copy: self.copy.name.clone() };
+            return Ok(Next::Over(Over { at, end: End::NotWorthWhile(rest) }));
         }
         (self.wire, self.expected, self.failed) = (Some(wire), Expected::Header, None);
         Ok(Next::Reached(at))
@@ -249,21 +266,20 @@ impl Bulk {
         let wire = self.wire.take().ok_or_else(nothing_there)?;
         match (self.failed.take(), self.expected) {
             (None, Expected::Nothing) => {
-                self.turning = Some(Box::pin(turn(wire, self.copy.clone(), durable)));
+                self.turning = Some(Box::pin(turn(wire, self.copy.clone(), (durable, CALL))));
                 Ok(None)
             }
             (None, _) => Err(wire::broken_protocol("rows without an end")),
             // After a row, only the session's next life knows how to go on.
             (Some(error), Expected::Header) if is_refusal(&error) => {
-                let (copy, refused) = (self.copy.name.clone(), Some(error.text()));
-                Ok(Some(Over { at: self.received, refused, wire, copy }))
+                Ok(Some(Over { at: self.received, end: End::Refused(error.text()) }))
             }
             (Some(error), _) => Err(failure(&error)),
         }
     }
 }
 
-impl Over {
+impl Rest {
     /// The connection, with nothing left of the bulk read. Not cancel-safe.
     ///
     /// # Errors
@@ -276,10 +292,10 @@ impl Over {
 
 impl Place {
     /// Up to where the next call reads; `None` if there should be none.
-    fn next_call(&self, above: u64) -> Option<Lsn> {
+    fn next_call(&self, above: u64, least: u64) -> Option<Lsn> {
         let new = self.end.0.saturating_sub(self.confirmed.0);
         let again = self.confirmed.0.saturating_sub(self.restart.0);
-        let call = again.clamp(CALL * above, CALL_MAX * above);
+        let call = again.clamp(least * above, CALL_MAX * above);
         // A rest is taken along rather than left for a call of its own.
         let call = if new < 2 * call { new } else { call };
         (new >= above && again <= AGAIN_MAX * call).then_some(Lsn(self.confirmed.0 + call))
@@ -287,11 +303,11 @@ impl Place {
 }
 
 /// Lets go of log that is durable, looks how far the copy is, and begins the next call.
-async fn turn(mut wire: Wire, copy: Arc<CopiedSlot>, durable: Lsn) -> Result<Turn> {
+async fn turn(mut wire: Wire, copy: Arc<CopiedSlot>, (durable, least): (Lsn, u64)) -> Result<Turn> {
     let moved = wire.ask(&sql::move_slot_if_free(&copy.slot, durable)).await?;
     moved.map_err(|error| gap::failure("move the slot", &error, &gap::AT_THE_SLOT))?;
     let place = place(&mut wire, &copy.name).await?;
-    let next_call = place.next_call(copy.above);
+    let next_call = place.next_call(copy.above, least);
     if let Some(upto) = next_call {
         wire.send(&sql::bulk_read(&copy.name, &copy.slot, upto)).await?;
     }
@@ -310,6 +326,11 @@ fn answer(answer: std::result::Result<Rows, ServerError>) -> Result<Rows> {
 fn cell<T: std::str::FromStr>(rows: &Rows, column: usize) -> Result<T> {
     let cell = rows.first().and_then(|row| row.get(column)?.as_deref()?.parse().ok());
     cell.ok_or_else(|| wire::broken_protocol("no answer to a question about a slot"))
+}
+
+/// Up to these versions a session can start the plug-in only about ten times.
+fn is_too_old(version: i32) -> bool {
+    version < 140_008 || (150_000..150_003).contains(&version)
 }
 
 /// Whether it is something that streaming does not need: a privilege for a function, another slot,
@@ -332,17 +353,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_server_that_runs_out_of_room_for_the_plug_in_is_streamed() {
+        let old: Vec<i32> = [140_007, 140_008, 149_999, 150_002, 150_003, 160_000]
+            .into_iter()
+            .filter(|version| is_too_old(*version))
+            .collect();
+        assert_eq!(old, [140_007, 150_002]);
+    }
+
+    #[test]
     fn a_call_takes_a_bounded_piece_but_at_least_what_is_read_again() {
         let check = |(restart, confirmed, end), expected: Option<u64>| {
             let place = Place { restart: Lsn(restart), confirmed: Lsn(confirmed), end: Lsn(end) };
-            assert_eq!(place.next_call(10), expected.map(Lsn), "{place:?}");
+            assert_eq!(place.next_call(10, 4), expected.map(Lsn), "{place:?}");
         };
         check((1000, 1000, 1009), None);
         check((1000, 1000, 1010), Some(1010));
-        check((1000, 1000, 1159), Some(1159));
-        check((1000, 1000, 1160), Some(1080));
-        check((800, 1000, 1399), Some(1399));
-        check((800, 1000, 1400), Some(1200));
+        check((1000, 1000, 1079), Some(1079));
+        check((1000, 1000, 1080), Some(1040));
+        check((900, 1000, 1199), Some(1199));
+        check((900, 1000, 1200), Some(1100));
         check((0, 1000, 9000), Some(1640));
         check((0, 1000, 1249), None);
         check((0, 1000, 1250), Some(1250));

@@ -27,8 +27,11 @@ pub struct CatalogSession {
     slot: String,
     client: Option<Client>,
     tables: Vec<Arc<TableSchema>>,
-    asking: Option<Pin<Box<dyn Future<Output = Result<(Client, Answer)>> + Send>>>,
+    asking: Option<Asking>,
 }
+
+/// A question, which has the connection until it is answered.
+type Asking = Pin<Box<dyn Future<Output = Result<(Client, Answer)>> + Send>>;
 
 /// What the source said.
 pub struct Answer {

@@ -4,7 +4,7 @@
 //!
 //! From bulk to the stream there is no gap: both begin at a place in the log, and give out every
 //! transaction whose commit begins there or later. The bulk read says at which place it ended, and
-//! the stream is opened there, on the same connection.
+//! the stream is opened there, on the same connection: who the server is need not be proven again.
 //!
 //! Surprise: a change from one to the other goes on when the future that waited for it is
 //! dropped.
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::bulk::{Bulk, Next, Opened, Over, Task};
+use super::bulk::{Bulk, End, Next, Opened, Over, Task};
 use super::config::Config;
 use super::lsn::{LogIdentity, Lsn};
 use super::session;
@@ -211,19 +211,23 @@ async fn begin(
 /// Goes on by streaming where the bulk read ended.
 async fn stream(pipeline: &Arc<Pipeline>, over: Over) -> Result<State> {
     let (slot, from) = (&pipeline.slot, over.at);
-    match &over.refused {
-        None => tracing::info!(slot, position = %from, "streaming the log"),
-        Some(reason) => {
-            let told = pipeline.bulk_read_refused.swap(true, Ordering::Relaxed);
-            if !told {
+    let wire = match over.end {
+        End::NotWorthWhile(rest) => {
+            tracing::info!(slot, position = %from, "streaming the log");
+            timeout(HEARTBEAT + ANSWER, rest.into_wire()).await.unwrap_or_else(|_| {
+                let message = "the source does not answer after a bulk read of its log";
+                Err(Error::transient(Code::Unreachable, message))
+            })?
+        }
+        End::Refused(reason) => {
+            if !pipeline.bulk_read_refused.swap(true, Ordering::Relaxed) {
                 tracing::info!(slot, reason, "the source refuses bulk reads, streaming the log");
             }
+            let mut wire = session::login(&pipeline.config, slot).await?;
+            session::identify_as(&mut wire, &pipeline.identity).await?;
+            wire
         }
-    }
-    let wire = timeout(HEARTBEAT + ANSWER, over.into_wire()).await.unwrap_or_else(|_| {
-        let message = "the source does not answer after a bulk read of its log";
-        Err(Error::transient(Code::Unreachable, message))
-    })?;
+    };
     Ok(State::Streaming(start(pipeline, wire, from).await?))
 }
 

@@ -2,6 +2,7 @@
 
 #[doc(hidden)]
 pub mod bench;
+mod binary;
 mod bulk;
 mod bulk_rows;
 mod catalog;

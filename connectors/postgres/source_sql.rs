@@ -342,6 +342,9 @@ pub fn start_replication(slot: &str, publication: &str, from: Lsn, early: bool) 
     )
 }
 
+/// Which process serves us, and of which version it is.
+pub const BACKEND: &str = "SELECT pg_backend_pid(), current_setting('server_version_num')";
+
 /// Makes a copy of a slot that goes with our session. The copy can be read ahead of what is
 /// durable; the slot itself cannot.
 pub fn copy_slot(slot: &str, copy: &str) -> String {

@@ -41,6 +41,9 @@ table_schema text COLLATE \"C\", table_name text COLLATE \"C\", key bytea, \
 version bytea NOT NULL, PRIMARY KEY (pipeline, table_schema, table_name, key)); \
 CREATE INDEX IF NOT EXISTS _cdc_tombstone_version ON public._cdc_tombstone (pipeline, version)";
 
+/// Makes a COPY read its rows in binary.
+pub const IN_BINARY: &str = " (FORMAT binary)";
+
 /// A version as an expression.
 #[must_use]
 pub fn version(version: Version) -> String {
@@ -120,12 +123,22 @@ impl TableSql<'_> {
         format!("COPY {} FROM STDIN", self.stage)
     }
 
+    /// Has the columns that `copy` fills.
+    #[must_use]
+    pub fn staged_columns(&self) -> String {
+        format!("SELECT * FROM {} LIMIT 0", self.stage)
+    }
+
     /// Copies rows into the table itself. A row that is there already is an error.
     #[must_use]
     pub fn copy_new(&self) -> String {
-        let columns: String =
-            (0..self.table.columns.len()).map(|index| self.column(index) + ", ").collect();
-        format!("COPY {} ({columns}{VERSION}, {UPDATED_AT}) FROM STDIN", self.name())
+        format!("COPY {} ({}) FROM STDIN", self.name(), self.written_columns())
+    }
+
+    /// Has the columns that `copy_new` fills.
+    #[must_use]
+    pub fn new_columns(&self) -> String {
+        format!("SELECT {} FROM {} LIMIT 0", self.written_columns(), self.name())
     }
 
     /// Removes what is older than a truncation. A marked row is a tombstone too, so it also gets
@@ -180,7 +193,7 @@ impl TableSql<'_> {
         let all = 0..self.table.columns.len();
         let loose = types::has_loose_key(self.table);
         let key = self.key(|index| self.column(index)).join(", ");
-        let columns: String = all.clone().map(|index| self.column(index) + ", ").collect();
+        let columns = self.written_columns();
         let staged: String = all.clone().map(|index| format!("s.c{index}, ")).collect();
         // `1.0` and `1.00` are one key to the server, and it refuses to write a row twice.
         let (distinct, order) = match loose {
@@ -204,7 +217,7 @@ impl TableSql<'_> {
         };
         let outranked = if check_tombstones { self.not_outranked() } else { String::new() };
         format!(
-            "INSERT INTO {} AS t ({columns}{VERSION}, {UPDATED_AT}{deleted}) \
+            "INSERT INTO {} AS t ({columns}{deleted}) \
              SELECT {distinct}{staged}s.version, s.updated_at{live} FROM {} AS s \
              WHERE s.kind = {COMPLETE}{outranked}{order} ON CONFLICT ({key}) DO UPDATE SET {} \
              WHERE t.{VERSION} < excluded.{VERSION}",
@@ -305,6 +318,13 @@ impl TableSql<'_> {
             sql += &format!(" AND (\n{filter}\n)");
         }
         sql + &format!(" ORDER BY {key} LIMIT {limit}")
+    }
+
+    /// The columns of a row and its rank.
+    fn written_columns(&self) -> String {
+        let columns: String =
+            (0..self.table.columns.len()).map(|index| self.column(index) + ", ").collect();
+        format!("{columns}{VERSION}, {UPDATED_AT}")
     }
 
     fn live(&self) -> String {

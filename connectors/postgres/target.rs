@@ -1,7 +1,8 @@
 //! A PostgreSQL database as target, 14 and later. Called by the engine's applier through the
 //! `Target` contract; `sql.rs` writes the statements, and the files of this folder run them:
-//! `claim` (who writes, and what is remembered), `shape` and `prepare` (tables), `stage`, `apply`,
-//! `new_rows` and `poison` (batches), `read` (rows and keys), `check`.
+//! `claim` (who writes, and what is remembered), `shape` and `prepare` (tables), `apply`, `stage`,
+//! `new_rows` and `poison` (batches), `copying`, `order` and `row_writer` (how rows are sent), `read`
+//! (rows and keys), `check`.
 //!
 //! Surprise: a future that is dropped half-way leaves its transaction open in the session, so
 //! every method first ends what an earlier one may have left.
@@ -9,10 +10,13 @@
 mod apply;
 mod check;
 mod claim;
+mod copying;
 mod new_rows;
+mod order;
 mod poison;
 mod prepare;
 mod read;
+pub mod row_writer;
 mod shape;
 mod stage;
 #[cfg(test)]
@@ -24,7 +28,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
-pub use self::new_rows::encode_new;
+pub use self::row_writer::{Form, RowWriter};
 use super::config::Config;
 use super::connect;
 use super::sql::TableSql;
@@ -52,6 +56,10 @@ pub struct PostgresTarget {
     unknown_commit: bool,
 }
 
+/// Our statements are short, so compiling them costs more than it saves; and a batch should stay in
+/// the memory of its staging tables.
+const SESSION: &str = "SET jit = off; SET temp_buffers = '32MB'";
+
 /// Connects to a target.
 ///
 /// # Errors
@@ -59,6 +67,8 @@ pub struct PostgresTarget {
 pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<PostgresTarget> {
     let config = Config::parse(url)?;
     let client = connect::connect(&config, &format!("driftless {}", options.pipeline)).await?;
+    let set = client.batch_execute(SESSION).await;
+    set.map_err(|error| connect::error("set up a session with the target", &error))?;
     Ok(PostgresTarget {
         client,
         options,
@@ -77,6 +87,8 @@ pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<Postgres
 enum Failure {
     Server(tokio_postgres::Error),
     Ours(Error),
+    /// A value of this stage's table can only be written as text. `write_text` helps.
+    NoBinary(usize),
 }
 
 type Attempt<T> = std::result::Result<T, Failure>;
@@ -98,6 +110,9 @@ impl Failure {
         match self {
             Failure::Server(error) => connect::error(doing, &error),
             Failure::Ours(error) => error,
+            Failure::NoBinary(_) => {
+                Error::stop(Code::Internal, format!("{doing}: a value has no binary form"))
+            }
         }
     }
 }

@@ -404,7 +404,7 @@ mod tests {
     async fn a_length_that_no_message_has_is_an_error() {
         for length in [0, 3, u32::MAX, 1 << 30] {
             let (mut wire, mut server) = wire(64);
-            let header = [&[b'd'], length.to_be_bytes().as_slice()].concat();
+            let header = [b"d", length.to_be_bytes().as_slice()].concat();
             server.write_all(&header).await.unwrap();
             assert_eq!(wire.wait().await.unwrap_err().code, Code::Protocol, "{length}");
         }

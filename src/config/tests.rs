@@ -90,6 +90,7 @@ fn every_key_of_the_file_takes_effect() {
         copy_workers = 4
         [source]
         url = \"postgres://u:${PW}@h/d\"
+        bulk_read = false
         server_id = 7
         zero_dates = \"null\"
         cascades = \"accept\"

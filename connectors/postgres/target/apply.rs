@@ -44,15 +44,19 @@ impl PostgresTarget {
     pub(super) async fn apply_batch(&mut self, batch: &Batch) -> Result<Applied> {
         self.claimed()?;
         self.retry_lock().await?;
-        match self.attempt(batch).await {
-            Ok(applied) => Ok(applied),
-            Err(Failure::Ours(error)) => {
-                self.roll_back().await;
-                Err(error)
-            }
-            Err(Failure::Server(error)) => {
-                self.roll_back().await;
-                Err(self.explain(batch, &error).await)
+        loop {
+            let failure = match self.attempt(batch).await {
+                Ok(applied) => return Ok(applied),
+                Err(failure) => failure,
+            };
+            self.roll_back().await;
+            match failure {
+                Failure::Ours(error) => return Err(error),
+                Failure::Server(error) => return Err(self.explain(batch, &error).await),
+                Failure::NoBinary(place) => {
+                    let prepared = self.write_text(place).await;
+                    prepared.map_err(|failure| failure.doing("prepare to write text"))?;
+                }
             }
         }
     }

@@ -6,16 +6,22 @@
 //! only after a while, which gets longer each time.
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use futures_util::SinkExt;
-use tokio_postgres::Statement;
+use futures_util::future::join;
+use tokio_postgres::error::SqlState;
 
 use super::apply::is_about_data;
-use super::stage::{PIECE_BYTES, encode_rank, new_piece, take};
-use super::{Attempt, PostgresTarget};
+use super::copying::Copying;
+use super::row_writer::{NoBinary, RowWriter};
+use super::{Attempt, Failure, PostgresTarget};
 use crate::change::RowUpsert;
 use crate::part::TablePart;
-use crate::postgres::copy;
+use crate::schema::TableSchema;
+
+/// The columns that follow the row's own: its version and its commit time.
+const OWN_COLUMNS: usize = 2;
 
 /// For fewer rows the savepoint costs more than the staging table. All tests go this way.
 const ROWS_MIN: usize = if cfg!(test) { 1 } else { 100 };
@@ -24,7 +30,10 @@ const REST_MAX: u32 = 63;
 
 /// Whether the rows of a table are worth the try.
 pub struct NewRows {
-    copy: Statement,
+    /// Prepared at the first try: inside its transaction, where no lock is waited for too long.
+    copying: Option<Arc<Copying>>,
+    /// Whether rows may be written in binary.
+    binary: bool,
     /// So many batches go the long way before the next try.
     resting: u32,
     /// How many that were the last time.
@@ -33,8 +42,8 @@ pub struct NewRows {
 
 impl NewRows {
     /// Worth a try at once.
-    pub fn new(copy: Statement) -> NewRows {
-        NewRows { copy, resting: 0, rest: 0 }
+    pub fn new(binary: bool) -> NewRows {
+        NewRows { copying: None, binary, resting: 0, rest: 0 }
     }
 
     fn is_worth_a_try(&mut self, part: &TablePart<'_>) -> bool {
@@ -62,45 +71,61 @@ impl PostgresTarget {
         if !self.stages[place].new_rows.is_worth_a_try(part) {
             return Ok(false);
         }
-        self.client.batch_execute("SAVEPOINT new_rows").await?;
-        let were_new = match self.send_new(place, part.upserts).await {
+        let copying = self.prepare_new(place, part.table).await?;
+        let were_new = match self.send_new(place, &copying, part.upserts).await {
             Ok(()) => true,
-            // What is wrong with a row that is not just there already shows on the long way.
-            Err(error) if is_about_data(&error) => {
+            // What is wrong with a row that is not just there already shows on the long way. So
+            // does a table whose columns have other types now.
+            Err(Failure::Server(error)) if is_about_data(&error) || is_of_another_shape(&error) => {
                 self.client.batch_execute("ROLLBACK TO SAVEPOINT new_rows").await?;
                 false
             }
-            Err(error) => return Err(error.into()),
+            Err(failure) => return Err(failure),
         };
         self.stages[place].new_rows.learn(were_new);
         Ok(were_new)
     }
 
+    async fn prepare_new(&mut self, place: usize, table: &TableSchema) -> Attempt<Arc<Copying>> {
+        let NewRows { copying, binary, .. } = &self.stages[place].new_rows;
+        if let Some(copying) = copying {
+            return Ok(copying.clone());
+        }
+        let sql = self.sql(table, &self.stages[place].name);
+        let copying = self.prepare_copy(&sql.copy_new(), &sql.new_columns(), *binary).await?;
+        let copying = Arc::new(copying);
+        self.stages[place].new_rows.copying = Some(copying.clone());
+        Ok(copying)
+    }
+
     async fn send_new(
         &self,
         place: usize,
+        copying: &Copying,
         upserts: &[RowUpsert],
-    ) -> Result<(), tokio_postgres::Error> {
-        let mut sink = pin!(self.client.copy_in(&self.stages[place].new_rows.copy).await?);
-        let mut piece = new_piece();
+    ) -> Attempt<()> {
+        let Copying { statement, columns, form } = copying;
+        // Sent together. From here on nobody can change the types of the columns.
+        let savepoint = self.client.batch_execute("SAVEPOINT new_rows");
+        let (savepoint, unchanged) = join(savepoint, self.client.execute(columns, &[])).await;
+        savepoint?;
+        unchanged?;
+        let mut sink = pin!(self.client.copy_in(statement).await?);
+        let mut writer = RowWriter::new(form, OWN_COLUMNS);
         for upsert in upserts {
-            encode_new(&mut piece, upsert);
-            if piece.len() >= PIECE_BYTES {
-                sink.feed(take(&mut piece)).await?;
+            writer.cells(upsert.row.cells()).map_err(|NoBinary| Failure::NoBinary(place))?;
+            writer.rank(upsert.version, upsert.updated_at);
+            if let Some(piece) = writer.end_row() {
+                sink.feed(piece).await?;
             }
         }
-        sink.feed(take(&mut piece)).await?;
+        sink.feed(writer.finish()).await?;
         sink.finish().await?;
         Ok(())
     }
 }
 
-/// Appends a row as its table has it.
-pub fn encode_new(out: &mut Vec<u8>, upsert: &RowUpsert) {
-    for cell in upsert.row.cells() {
-        copy::encode_cell(out, cell);
-        out.push(copy::DELIMITER);
-    }
-    encode_rank(out, upsert.version, upsert.updated_at);
-    out.push(copy::END);
+/// Whether a prepared statement would give other types than it did.
+fn is_of_another_shape(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED)
 }

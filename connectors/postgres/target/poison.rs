@@ -25,9 +25,18 @@ impl PostgresTarget {
             let made = self.stage(&table.table).await;
             made.map_err(|failure| failure.doing("make a staging table"))?;
         }
-        self.in_transaction = true;
-        let found = self.search(batch).await;
-        self.roll_back().await;
+        let found = loop {
+            self.in_transaction = true;
+            let found = self.search(batch).await;
+            self.roll_back().await;
+            match found {
+                Err(Failure::NoBinary(place)) => {
+                    let prepared = self.write_text(place).await;
+                    prepared.map_err(|failure| failure.doing("prepare to write text"))?;
+                }
+                found => break found,
+            }
+        };
         match found {
             Ok(Some(error)) => Ok(error),
             // Something outside the batch was in its way, and is not any more.

@@ -5,33 +5,39 @@
 //! columns, because each set needs a statement that does not mention its columns.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::pin::pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::SinkExt;
-use tokio_postgres::Statement;
 
+use super::copying::Copying;
 use super::new_rows::NewRows;
-use super::{Attempt, PostgresTarget};
-use crate::change::{Cell, Key, Row, RowDelete, RowUpsert, Timestamp};
+use super::order::by_key;
+use super::row_writer::{NoBinary, RowWriter};
+use super::{Attempt, Failure, PostgresTarget};
+use crate::change::{Cell, Row, RowDelete, RowUpsert};
 use crate::part::TablePart;
-use crate::postgres::{copy, sql, types};
+use crate::postgres::sql;
 use crate::schema::TableSchema;
-use crate::version::Version;
 
-/// About how many bytes are sent at a time.
-pub const PIECE_BYTES: usize = 256 * 1024;
+/// The columns that follow the row's own: `key`, `version`, `updated_at`, `kind`.
+const OWN_COLUMNS: usize = 4;
 
 /// A staging table of this session.
 pub struct Stage {
     table: Arc<TableSchema>,
     /// As it is written in SQL.
     pub name: String,
-    copy: Statement,
+    copying: Copying,
     /// How rows that are not there yet get past the staging table.
     pub new_rows: NewRows,
+}
+
+#[cfg(test)]
+impl Stage {
+    pub fn form(&self) -> &super::row_writer::Form {
+        &self.copying.form
+    }
 }
 
 /// What was staged: whether there are complete rows, and the absent columns of each other kind.
@@ -49,14 +55,31 @@ impl PostgresTarget {
             return Ok(place);
         }
         let name = format!("pg_temp._cdc_stage_{}", self.stages.len());
-        let statements = self.sql(table, &name);
-        self.client
-            .batch_execute(&format!("DROP TABLE IF EXISTS {name}; {}", statements.create_stage()))
-            .await?;
-        let copy = self.client.prepare(&statements.copy()).await?;
-        let new_rows = NewRows::new(self.client.prepare(&statements.copy_new()).await?);
-        self.stages.push(Stage { table: table.clone(), name, copy, new_rows });
+        let create = self.sql(table, &name).create_stage();
+        self.client.batch_execute(&format!("DROP TABLE IF EXISTS {name}; {create}")).await?;
+        let copying = self.prepare_staging(table, &name, true).await?;
+        let new_rows = NewRows::new(true);
+        self.stages.push(Stage { table: table.clone(), name, copying, new_rows });
         Ok(self.stages.len() - 1)
+    }
+
+    /// Has the rows of this stage's table written in text from now on.
+    pub(super) async fn write_text(&mut self, place: usize) -> Attempt<()> {
+        let Stage { table, name, .. } = &self.stages[place];
+        let copying = self.prepare_staging(table, name, false).await?;
+        let stage = &mut self.stages[place];
+        (stage.copying, stage.new_rows) = (copying, NewRows::new(false));
+        Ok(())
+    }
+
+    async fn prepare_staging(
+        &self,
+        table: &TableSchema,
+        name: &str,
+        binary: bool,
+    ) -> Attempt<Copying> {
+        let sql = self.sql(table, name);
+        self.prepare_copy(&sql.copy(), &sql.staged_columns(), binary).await
     }
 
     /// Copies deletes and rows into their staging table, in the open transaction. Keys go along
@@ -71,40 +94,32 @@ impl PostgresTarget {
         if part.deletes.is_empty() && part.upserts.is_empty() {
             return Ok(staged);
         }
-        let mut sink = pin!(self.client.copy_in(&self.stages[place].copy).await?);
+        let no_binary = |NoBinary| Failure::NoBinary(place);
+        let Copying { statement, form, .. } = &self.stages[place].copying;
+        let mut sink = pin!(self.client.copy_in(statement).await?);
         let mut kinds = Kinds::default();
-        let mut piece = new_piece();
-        for delete in part.deletes {
-            encode_delete(&mut piece, part.table, delete);
-            if piece.len() >= PIECE_BYTES {
-                sink.feed(take(&mut piece)).await?;
+        let mut writer = RowWriter::new(form, OWN_COLUMNS);
+        for at in by_key(part.table, part.deletes.iter().map(|delete| &delete.key)) {
+            write_delete(&mut writer, part.table, &part.deletes[at]).map_err(no_binary)?;
+            if let Some(piece) = writer.end_row() {
+                sink.feed(piece).await?;
             }
         }
-        for upsert in part.upserts {
+        for at in by_key(part.table, part.upserts.iter().map(|upsert| &upsert.key)) {
+            let upsert = &part.upserts[at];
             let kind = kinds.of(&upsert.row);
             staged.complete |= kind == sql::COMPLETE;
             let with_key = check_tombstones || kind != sql::COMPLETE;
-            encode_upsert(&mut piece, upsert, kind, with_key);
-            if piece.len() >= PIECE_BYTES {
-                sink.feed(take(&mut piece)).await?;
+            write_upsert(&mut writer, upsert, kind, with_key).map_err(no_binary)?;
+            if let Some(piece) = writer.end_row() {
+                sink.feed(piece).await?;
             }
         }
-        sink.feed(take(&mut piece)).await?;
+        sink.feed(writer.finish()).await?;
         sink.finish().await?;
         staged.partial = kinds.partial;
         Ok(staged)
     }
-}
-
-/// A buffer for about `PIECE_BYTES`.
-pub fn new_piece() -> Vec<u8> {
-    Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 4)
-}
-
-/// What the buffer holds, and leaves it empty.
-pub fn take(piece: &mut Vec<u8>) -> Bytes {
-    let empty = Vec::with_capacity(piece.capacity());
-    Bytes::from(std::mem::replace(piece, empty))
 }
 
 /// Numbers the sets of absent columns as they turn up.
@@ -129,53 +144,33 @@ impl Kinds {
     }
 }
 
-fn encode_delete(out: &mut Vec<u8>, table: &TableSchema, delete: &RowDelete) {
+fn write_delete(
+    writer: &mut RowWriter<'_>,
+    table: &TableSchema,
+    delete: &RowDelete,
+) -> Result<(), NoBinary> {
     // Cells stand in column order, a key's values in key order.
     let values: Vec<&[u8]> = delete.key.values().collect();
-    for index in 0..table.columns.len() {
+    let cell = |index: usize| {
         let value = table.key.iter().position(|&key| key == index).and_then(|at| values.get(at));
-        copy::encode_cell(out, value.map_or(Cell::Null, |value| Cell::Value(value)));
-        out.push(copy::DELIMITER);
-    }
-    encode_tail(out, Some(&delete.key), delete.version, delete.updated_at, sql::DELETE);
+        value.map_or(Cell::Null, |value| Cell::Value(value))
+    };
+    writer.cells((0..table.columns.len()).map(cell))?;
+    writer.bytes(Some(delete.key.as_bytes()));
+    writer.rank(delete.version, delete.updated_at);
+    writer.number(sql::DELETE);
+    Ok(())
 }
 
-fn encode_upsert(out: &mut Vec<u8>, upsert: &RowUpsert, kind: u32, with_key: bool) {
-    for cell in upsert.row.cells() {
-        copy::encode_cell(out, cell);
-        out.push(copy::DELIMITER);
-    }
-    let key = with_key.then_some(&upsert.key);
-    encode_tail(out, key, upsert.version, upsert.updated_at, kind);
-}
-
-fn encode_tail(
-    out: &mut Vec<u8>,
-    key: Option<&Key>,
-    version: Version,
-    updated_at: Timestamp,
+fn write_upsert(
+    writer: &mut RowWriter<'_>,
+    upsert: &RowUpsert,
     kind: u32,
-) {
-    // The backslash of a `bytea` is itself escaped in COPY's text.
-    match key {
-        Some(key) => {
-            out.extend_from_slice(b"\\\\x");
-            types::push_hex(out, key.as_bytes());
-        }
-        None => copy::encode_cell(out, Cell::Null),
-    }
-    out.push(copy::DELIMITER);
-    encode_rank(out, version, updated_at);
-    out.push(copy::DELIMITER);
-    // Writing to memory cannot fail.
-    let _ = write!(out, "{kind}");
-    out.push(copy::END);
-}
-
-/// Appends what we write beside a row's cells.
-pub fn encode_rank(out: &mut Vec<u8>, version: Version, updated_at: Timestamp) {
-    out.extend_from_slice(b"\\\\x");
-    types::push_hex(out, &version.to_bytes());
-    out.push(copy::DELIMITER);
-    types::push_timestamp(out, updated_at);
+    with_key: bool,
+) -> Result<(), NoBinary> {
+    writer.cells(upsert.row.cells())?;
+    writer.bytes(with_key.then(|| upsert.key.as_bytes()));
+    writer.rank(upsert.version, upsert.updated_at);
+    writer.number(kind);
+    Ok(())
 }

@@ -2,6 +2,7 @@
 //! hold the promises by theme.
 
 mod claims;
+mod forms;
 mod model;
 mod rows;
 mod shapes;

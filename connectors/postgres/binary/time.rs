@@ -1,0 +1,202 @@
+//! Dates, times and lengths of time in binary, of canonical text. Surprise: PostgreSQL counts from
+//! 2000-01-01, and the greatest and the least number are its infinities.
+
+use super::number::{digit, integer, sign};
+use crate::calendar::to_days;
+use crate::change::Timestamp;
+
+const SECOND_US: i64 = 1_000_000;
+const DAY_US: i64 = 86_400 * SECOND_US;
+/// 2000-01-01, in days since 1970-01-01.
+const EPOCH_DAY: i64 = 10_957;
+
+/// An instant as microseconds.
+pub fn micros(instant: Timestamp) -> i64 {
+    // Out of range only for an instant that no clock shows; the server refuses the greatest.
+    instant.0.saturating_sub(EPOCH_DAY * DAY_US)
+}
+
+/// `2026-01-31`, perhaps with ` BC`, as days.
+pub fn date(text: &[u8]) -> Option<i32> {
+    match text {
+        b"infinity" => return Some(i32::MAX),
+        b"-infinity" => return Some(i32::MIN),
+        _ => {}
+    }
+    let (text, before_christ) = before_christ(text);
+    let (day, rest) = day(text, before_christ)?;
+    let day = i32::try_from(day).ok().filter(|_| rest.is_empty())?;
+    // The greatest and the least would be read as infinities.
+    (day != i32::MAX && day != i32::MIN).then_some(day)
+}
+
+/// `2026-01-31 13:59:59.5+00` as microseconds.
+pub fn instant(text: &[u8]) -> Option<i64> {
+    if let Some(infinity) = infinity(text) {
+        return Some(infinity);
+    }
+    let (text, before_christ) = before_christ(text);
+    moment(text.strip_suffix(b"+00")?, before_christ)
+}
+
+/// `2026-01-31 13:59:59.5` as microseconds.
+pub fn timestamp(text: &[u8]) -> Option<i64> {
+    if let Some(infinity) = infinity(text) {
+        return Some(infinity);
+    }
+    let (text, before_christ) = before_christ(text);
+    moment(text, before_christ)
+}
+
+/// `13:59:59.5` as microseconds. The end of a day is a time, too.
+pub fn time(text: &[u8]) -> Option<i64> {
+    let (micros, rest) = clock(text)?;
+    (rest.is_empty() && text.get(2) == Some(&b':') && micros <= DAY_US).then_some(micros)
+}
+
+/// Appends `13:59:59.5+05:30`: microseconds, and seconds to the west of Greenwich.
+pub fn push_time_tz(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let at = text.iter().position(|byte| matches!(byte, b'+' | b'-'))?;
+    let (clock, zone) = text.split_at(at);
+    let micros = time(clock)?;
+    let mut seconds = 0;
+    let parts = zone.get(1..)?.split(|&byte| byte == b':');
+    for (part, unit) in parts.zip([3600, 60, 1]) {
+        let value = two(part).filter(|value| part.len() == 2 && (unit == 3600 || *value < 60))?;
+        seconds += i32::try_from(value).ok()? * unit;
+    }
+    if zone.len() > 9 {
+        return None;
+    }
+    let west = if zone[0] == b'+' { -seconds } else { seconds };
+    out.extend_from_slice(&micros.to_be_bytes());
+    out.extend_from_slice(&west.to_be_bytes());
+    Some(())
+}
+
+/// Appends `1 year 2 mons -3 days -04:05:06.789`, or as much of it as there is: microseconds,
+/// days and months.
+pub fn push_interval(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let (mut months, mut days, mut micros) = (0_i64, 0_i64, 0_i64);
+    let mut words = text.split(|&byte| byte == b' ');
+    let mut last = 0;
+    while let Some(word) = words.next() {
+        if word.contains(&b':') {
+            micros = signed_clock(word)?;
+            // It comes last.
+            words.next().is_none().then_some(())?;
+            break;
+        }
+        let count = i64::from(i32::try_from(integer(plain(word)?)?).ok()?);
+        let unit = match words.next()? {
+            b"year" | b"years" => 1,
+            b"mon" | b"mons" => 2,
+            b"day" | b"days" => 3,
+            _ => return None,
+        };
+        // Each comes once, the longest first.
+        (unit > last).then(|| last = unit)?;
+        match unit {
+            1 => months = count * 12,
+            2 => months += count,
+            _ => days = count,
+        }
+    }
+    let (months, days) = (i32::try_from(months).ok()?, i32::try_from(days).ok()?);
+    out.extend_from_slice(&micros.to_be_bytes());
+    out.extend_from_slice(&days.to_be_bytes());
+    out.extend_from_slice(&months.to_be_bytes());
+    Some(())
+}
+
+/// A number without the plus that stands before it when the one before is negative.
+fn plain(word: &[u8]) -> Option<&[u8]> {
+    match word.strip_prefix(b"+") {
+        Some([b'-', ..]) => None,
+        Some(rest) => Some(rest),
+        None => Some(word),
+    }
+}
+
+fn signed_clock(word: &[u8]) -> Option<i64> {
+    let (negative, rest) = sign(plain(word)?);
+    let (micros, rest) = clock(rest)?;
+    rest.is_empty().then_some(if negative { -micros } else { micros })
+}
+
+fn infinity(text: &[u8]) -> Option<i64> {
+    match text {
+        b"infinity" => Some(i64::MAX),
+        b"-infinity" => Some(i64::MIN),
+        _ => None,
+    }
+}
+
+/// The text without its era, and whether it has one.
+fn before_christ(text: &[u8]) -> (&[u8], bool) {
+    match text.strip_suffix(b" BC") {
+        Some(text) => (text, true),
+        None => (text, false),
+    }
+}
+
+/// Day and time of day as microseconds.
+fn moment(text: &[u8], before_christ: bool) -> Option<i64> {
+    let (day, rest) = day(text, before_christ)?;
+    let (micros, rest) = clock(rest.strip_prefix(b" ")?)?;
+    if !rest.is_empty() || micros >= DAY_US {
+        return None;
+    }
+    let moment = day.checked_mul(DAY_US)?.checked_add(micros)?;
+    // The greatest and the least would be read as infinities.
+    (moment != i64::MAX && moment != i64::MIN).then_some(moment)
+}
+
+/// The day that the text begins with, and what follows.
+fn day(text: &[u8], before_christ: bool) -> Option<(i64, &[u8])> {
+    let digits = text.iter().position(|&byte| byte == b'-')?;
+    // A year has four digits, or more if it needs them.
+    let (year, rest) = text.split_at_checked(digits).filter(|(year, _)| year.len() >= 4)?;
+    let year = integer(year).filter(|year| *year > 0)?;
+    let year = if before_christ { 1 - year } else { year };
+    let (month, rest) = rest.split_at_checked(3)?;
+    let (day, rest) = rest.split_at_checked(3)?;
+    let (b'-', b'-') = (month[0], day[0]) else { return None };
+    // Far beyond what the server takes, and far from what overflows.
+    let year = (year.abs() < 10_000_000).then_some(year)?;
+    Some((to_days(year, two(&month[1..])?, two(&day[1..])?)? - EPOCH_DAY, rest))
+}
+
+/// The microseconds of `13:59:59.5` at the beginning of the text, and what follows. Hours may have
+/// more than two digits.
+fn clock(text: &[u8]) -> Option<(i64, &[u8])> {
+    let digits = text.iter().position(|&byte| byte == b':').filter(|digits| *digits >= 2)?;
+    let (hours, rest) = text.split_at_checked(digits)?;
+    let (hours, minutes, seconds) = (integer(hours)?, two(rest.get(1..3)?)?, two(rest.get(4..6)?)?);
+    if hours < 0 || minutes > 59 || seconds > 59 || rest[3] != b':' {
+        return None;
+    }
+    let (mut micros, mut rest) = (0, &rest[6..]);
+    if let Some(fraction) = rest.strip_prefix(b".") {
+        let places = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        if !(1..=6).contains(&places) {
+            return None;
+        }
+        for place in 0..6 {
+            let value = match fraction[..places].get(place) {
+                Some(&byte) => digit(byte)?,
+                None => 0,
+            };
+            micros = micros * 10 + i64::from(value);
+        }
+        rest = &fraction[places..];
+    }
+    let seconds = hours.checked_mul(3600)?.checked_add(minutes * 60 + seconds)?;
+    Some((seconds.checked_mul(SECOND_US)?.checked_add(micros)?, rest))
+}
+
+/// The number of two digits.
+fn two(text: &[u8]) -> Option<i64> {
+    let (&high, &low) = (text.first()?, text.get(1)?);
+    Some(i64::from(digit(high)?) * 10 + i64::from(digit(low)?))
+}

@@ -1,0 +1,46 @@
+//! The COPY statements of a session, each with the form that its columns allow. Used by `stage.rs`
+//! and `new_rows.rs`.
+//!
+//! Surprise: the server says which types the columns have, and must go on saying so: bytes of one
+//! type can be read as another. `SELECT ... LIMIT 0` is prepared, and is refused as soon as it
+//! would give other types.
+
+use tokio_postgres::Statement;
+
+use super::row_writer::Form;
+use super::{Attempt, PostgresTarget};
+use crate::postgres::binary::Encoding;
+use crate::postgres::sql;
+
+/// A prepared COPY.
+pub struct Copying {
+    /// Reads the rows.
+    pub statement: Statement,
+    /// Reads nothing; fails if the table is not what it was.
+    pub columns: Statement,
+    /// What the rows are written in.
+    pub form: Form,
+}
+
+impl PostgresTarget {
+    /// Prepares a COPY, in binary if that is allowed here and if all of the columns can be written
+    /// so.
+    pub(super) async fn prepare_copy(
+        &self,
+        copy: &str,
+        columns: &str,
+        binary: bool,
+    ) -> Attempt<Copying> {
+        let columns = self.client.prepare(columns).await?;
+        let encodings = columns.columns().iter().map(|column| Encoding::of(column.type_().oid()));
+        let form = match encodings.collect::<Option<Box<[Encoding]>>>().filter(|_| binary) {
+            Some(encodings) => Form::Binary(encodings),
+            None => Form::Text,
+        };
+        let statement = match form {
+            Form::Binary(_) => self.client.prepare(&format!("{copy}{}", sql::IN_BINARY)).await?,
+            Form::Text => self.client.prepare(copy).await?,
+        };
+        Ok(Copying { statement, columns, form })
+    }
+}
