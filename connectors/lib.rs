@@ -408,7 +408,10 @@ pub struct SourceOptions {
     pub pipeline: String,
     /// A larger transaction is delivered in parts of about this many bytes.
     pub part_bytes: usize,
-    /// PostgreSQL: the directory for transactions that are too large for the server's memory.
+    /// PostgreSQL: whether transactions that are too large for the server's memory are taken
+    /// before their end.
+    pub streaming: bool,
+    /// PostgreSQL: the directory that holds them until then.
     pub spool: PathBuf,
     /// PostgreSQL: when the log that is still to be read is more than this many bytes, it is read
     /// in bulk; `None`: never.
@@ -442,6 +445,7 @@ impl SourceOptions {
         SourceOptions {
             pipeline: pipeline.into(),
             part_bytes,
+            streaming: true,
             spool: std::env::temp_dir(),
             bulk_read_above: Some(SourceOptions::BULK_READ_ABOVE),
             server_id: None,

@@ -15,6 +15,7 @@ mod copy;
 mod feed;
 mod gap;
 mod lsn;
+mod outcome;
 mod pgoutput;
 mod publication;
 pub mod quote;

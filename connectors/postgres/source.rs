@@ -17,6 +17,7 @@ use super::lsn::{Bookmark, Lsn};
 use super::session;
 use super::source_sql as sql;
 use super::stream::{Opening, Stream};
+use super::streamed::Early;
 use super::visibility::CommitLog;
 use super::{catalog, check, connect, publication, subscribe};
 use crate::error::{Code, Error, Result};
@@ -31,7 +32,7 @@ pub struct PostgresSource {
     slot: String,
     part_bytes: usize,
     spool: PathBuf,
-    early: Arc<AtomicBool>,
+    early: Early,
     bulk_read_above: Option<u64>,
     bulk_read_refused: Arc<AtomicBool>,
     commits: Arc<CommitLog>,
@@ -54,7 +55,7 @@ pub fn source(url: &str, options: &SourceOptions) -> Result<PostgresSource> {
         slot: format!("driftless_{}", options.pipeline),
         part_bytes: options.part_bytes,
         spool: options.spool.clone(),
-        early: Arc::new(AtomicBool::new(true)),
+        early: Early::new(options.streaming),
         bulk_read_above: options.bulk_read_above,
         bulk_read_refused: Arc::default(),
         commits: Arc::default(),

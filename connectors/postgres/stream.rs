@@ -18,6 +18,7 @@ use super::feed::{Feed, Item, Pipeline};
 use super::lsn::{Bookmark, Lsn};
 use super::pgoutput::{self, Message};
 use super::session::{self, other_source};
+use super::streamed::Early;
 use super::transaction::Builder;
 use super::visibility::CommitLog;
 use crate::ChangeStream;
@@ -47,8 +48,8 @@ pub struct Opening<'a> {
     pub bulk_read_above: Option<u64>,
     /// Where transactions that have not ended are put.
     pub spool: &'a Path,
-    /// Whether they are taken before their end; cleared once the server has failed at that.
-    pub early: Arc<AtomicBool>,
+    /// Whether they are taken before their end.
+    pub early: Early,
     /// Set once the source has refused them.
     pub bulk_read_refused: Arc<AtomicBool>,
     /// Shared with the readers.

@@ -2,16 +2,46 @@
 //! memory. Their messages go to disk, and come back as those of any transaction when the commit is
 //! there. Used by `streaming.rs`, with protocol 2 of pgoutput.
 //!
-//! Surprises: an aborted subtransaction takes back what came since its first message, and nothing
-//! else can have come in between but its own children. The shape of a table may be among that: it
-//! is sent once a transaction, so it is kept all the same.
+//! Surprise: the server says which subtransactions were taken back, but not always: after a
+//! reconnection it forgets those that it had put on its own disk. So what it says of them is
+//! ignored, and `outcome.rs` asks what became of each when the commit is there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::outcome::Committed;
 use crate::error::{Code, Error, Result};
-use crate::spool::{Records, Spool};
+use crate::spool::Spool;
+
+/// Whether transactions are taken before their end. Shared by all sessions of a source.
+#[derive(Clone, Debug)]
+pub struct Early(Arc<AtomicBool>);
+
+impl Early {
+    /// As the settings say.
+    #[must_use]
+    pub fn new(wanted: bool) -> Early {
+        Early(Arc::new(AtomicBool::new(wanted)))
+    }
+
+    /// Whether the next session asks for it.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// From the next session on, as long as we run, they are taken at their end. The same log is no
+    /// trouble to the server then, and there is nothing that we would have to find out.
+    #[must_use]
+    pub fn give_up(&self, why: impl std::fmt::Display) -> Error {
+        self.0.store(false, Ordering::Relaxed);
+        let message = format!("{why}; large transactions will be read at their end");
+        Error::transient(Code::Protocol, message)
+    }
+}
 
 /// The transactions that have not ended yet.
 #[derive(Debug)]
@@ -29,8 +59,8 @@ pub enum Taken {
     Plain,
     /// It was put away.
     Kept,
-    /// A transaction has been committed; these are its messages.
-    Committed(Replay),
+    /// A transaction has been committed.
+    Committed(Committed),
     /// The disk has no room for it. It may be given again.
     NoRoom(io::Error),
 }
@@ -38,12 +68,8 @@ pub enum Taken {
 #[derive(Debug)]
 struct InProgress {
     spool: Spool,
-    /// The subtransactions in the order of their first messages, and where those are.
-    children: Vec<(u32, u64)>,
-    /// Their numbers.
-    begun: HashSet<u32>,
-    /// Shapes of tables, and where they are.
-    relations: Vec<(u64, Vec<u8>)>,
+    /// Its subtransactions, and whether each has told the shape of a table.
+    children: HashMap<u32, bool>,
 }
 
 impl Streamed {
@@ -123,32 +149,30 @@ impl Streamed {
     }
 
     fn abort(&mut self, message: &[u8]) -> Attempt {
-        let (&[_, a, b, c, d, e, f, g, h], []) = split(message)? else { return Err(trailing()) };
-        let (top, xid) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
-        if xid == top {
-            self.open.remove(&top).ok_or_else(unknown)?;
-        } else {
-            self.open.get_mut(&top).ok_or_else(unknown)?.abort(xid);
+        let (&[_, top @ .., _, _, _, _], []) = split::<9>(message)? else { return Err(trailing()) };
+        if message[1..5] == message[5..] {
+            // Nothing of it came if it is not there.
+            self.open.remove(&u32::from_be_bytes(top));
         }
         Ok(Taken::Kept)
     }
 
     fn commit(&mut self, message: &[u8]) -> Attempt {
-        let ([_, rest @ ..], []) = split::<30>(message)? else { return Err(trailing()) };
-        let (xid, rest) = rest.split_at(4);
-        let (flags, lsns_and_time) = rest.split_at(1);
-        let (commit_lsn, time) = (&lsns_and_time[..8], &lsns_and_time[16..]);
-        if flags != [0] {
-            return Err(wrong("a commit has flags"));
-        }
-        let top = xid.iter().fold(0, |number, &byte| number << 8 | u32::from(byte));
+        let (&[_, a, b, c, d, flags], [_, ..]) = split(message)? else { return Err(trailing()) };
+        let (xid, rest) = ([a, b, c, d], &message[6..]);
+        let (commit_lsn, time) = match (flags, rest.len()) {
+            (0, 24) => (&rest[..8], &rest[16..]),
+            _ => return Err(wrong("a commit that is none")),
+        };
+        let top = u32::from_be_bytes(xid);
         let transaction = self.open.remove(&top).ok_or_else(unknown)?;
         match transaction.spool.read() {
-            Ok(records) => Ok(Taken::Committed(Replay {
-                place: Place::Begin,
-                begin: [b"B", commit_lsn, time, xid].concat(),
+            Ok(records) => Ok(Taken::Committed(Committed {
+                xid: top,
+                children: transaction.children,
+                begin: [b"B", commit_lsn, time, &xid].concat(),
                 records,
-                end: [b"C\0", lsns_and_time].concat(),
+                end: [b"C\0", rest].concat(),
             })),
             Err((spool, error)) => {
                 self.open.insert(top, InProgress { spool, ..transaction });
@@ -160,94 +184,17 @@ impl Streamed {
 
 impl InProgress {
     fn new(spool: Spool) -> InProgress {
-        InProgress { spool, children: Vec::new(), begun: HashSet::new(), relations: Vec::new() }
+        InProgress { spool, children: HashMap::new() }
     }
 
+    /// Keeps a message as it came, the transaction's number first.
     fn keep(&mut self, (top, xid): (u32, u32), tag: u8, rest: &[u8]) -> io::Result<()> {
         self.spool.make_room()?;
-        if xid != top && self.begun.insert(xid) {
-            self.children.push((xid, self.spool.end()));
+        if xid != top {
+            *self.children.entry(xid).or_default() |= tag == b'R';
         }
-        if tag == b'R' {
-            self.relations.push((self.spool.end(), rest.to_vec()));
-        }
-        self.spool.push([&[tag], rest]);
+        self.spool.push([&xid.to_be_bytes(), &[tag], rest]);
         Ok(())
-    }
-
-    /// Takes back what a subtransaction and its children did.
-    fn abort(&mut self, xid: u32) {
-        if !self.begun.contains(&xid) {
-            // None of its messages came.
-            return;
-        }
-        let Some(first) = self.children.iter().rposition(|(child, _)| *child == xid) else {
-            return;
-        };
-        let from = self.children[first].1;
-        for (child, _) in self.children.drain(first..) {
-            self.begun.remove(&child);
-        }
-        self.spool.truncate(from);
-        let kept = self.relations.partition_point(|(at, _)| *at < from);
-        for (at, relation) in &mut self.relations[kept..] {
-            *at = self.spool.end();
-            self.spool.push([b"R", relation]);
-        }
-    }
-}
-
-/// The messages of a transaction that was in progress, as those of any other.
-#[derive(Debug)]
-pub struct Replay {
-    place: Place,
-    begin: Vec<u8>,
-    records: Records,
-    end: Vec<u8>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Begin,
-    Records,
-    End,
-    Over,
-}
-
-impl Replay {
-    /// Whether there is another message. After that, `message` is the one.
-    ///
-    /// # Errors
-    /// `state-disk` if the disk fails.
-    pub fn load(&mut self) -> Result<bool> {
-        let failed = |error| {
-            let message = format!("read a large transaction from the disk: {error}");
-            Error::transient(Code::StateDisk, message)
-        };
-        if self.place == Place::Records && !self.records.load().map_err(failed)? {
-            self.place = Place::End;
-        }
-        Ok(self.place != Place::Over)
-    }
-
-    /// The message that was loaded; the same one until `consume`.
-    #[must_use]
-    pub fn message(&self) -> &[u8] {
-        match self.place {
-            Place::Begin => &self.begin,
-            Place::Records => self.records.record(),
-            Place::End => &self.end,
-            Place::Over => &[],
-        }
-    }
-
-    /// Steps over it.
-    pub fn consume(&mut self) {
-        match self.place {
-            Place::Begin => self.place = Place::Records,
-            Place::Records => self.records.consume(),
-            Place::End | Place::Over => self.place = Place::Over,
-        }
     }
 }
 
@@ -314,17 +261,18 @@ mod tests {
             Fixture { streamed: Streamed::new(directory.path().into()), _directory: directory }
         }
 
-        /// Gives all messages; the messages of the transactions that were committed.
+        /// Gives all messages; the records of the transactions that were committed.
         fn take(&mut self, messages: &[Vec<u8>]) -> Result<Vec<Vec<Vec<u8>>>> {
             let mut committed = Vec::new();
             for message in messages {
                 match self.streamed.take(message)? {
-                    Taken::Committed(mut replay) => {
-                        let mut all = Vec::new();
-                        while replay.load()? {
-                            all.push(replay.message().to_vec());
-                            replay.consume();
+                    Taken::Committed(Committed { begin, mut records, end, .. }) => {
+                        let mut all = vec![begin];
+                        while records.load().unwrap() {
+                            all.push(records.record().to_vec());
+                            records.consume();
                         }
+                        all.push(end);
                         committed.push(all);
                     }
                     Taken::Kept => {}
@@ -365,11 +313,13 @@ mod tests {
         b"Rshape".to_vec()
     }
 
-    fn transaction(xid: u32, lsn: u64, messages: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    fn transaction(xid: u32, lsn: u64, messages: &[(u32, Vec<u8>)]) -> Vec<Vec<u8>> {
         // The time in `encode::commit` is zero, in PostgreSQL's own count.
         let begin = [b"B".as_slice(), &lsn.to_be_bytes(), &[0; 8], &xid.to_be_bytes()].concat();
-        let end = encode::commit(lsn, lsn + 0x30);
-        [&[begin], messages, &[end]].concat()
+        let record =
+            |(xid, plain): &(u32, Vec<u8>)| [&xid.to_be_bytes(), plain.as_slice()].concat();
+        let records: Vec<Vec<u8>> = messages.iter().map(record).collect();
+        [vec![begin], records, vec![encode::commit(lsn, lsn + 0x30)]].concat()
     }
 
     #[test]
@@ -390,8 +340,8 @@ mod tests {
             commit(TOP, 0x300),
         ];
         let expected = [
-            transaction(80, 0x200, &[row("x")]),
-            transaction(TOP, 0x300, &[relation(), row("a"), row("b")]),
+            transaction(80, 0x200, &[(80, row("x"))]),
+            transaction(TOP, 0x300, &[(TOP, relation()), (TOP, row("a")), (71, row("b"))]),
         ];
         assert_eq!(fixture.take(&messages), Ok(expected.to_vec()));
         assert!(!fixture.streamed.in_block());
@@ -399,35 +349,32 @@ mod tests {
     }
 
     #[test]
-    fn what_a_subtransaction_did_is_taken_back_with_it_but_no_shape() {
-        let mut fixture = Fixture::new();
+    fn what_is_said_to_be_taken_back_is_kept_until_it_is_asked_for() {
+        let mut streamed = Fixture::new();
         let messages = [
             start(TOP, true),
-            part(TOP, &row("a")),
-            part(71, &row("b")),
-            // Released, and so a child of 71.
+            part(TOP, &relation()),
+            part(71, &row("a")),
             part(72, &relation()),
-            part(72, &row("c")),
-            part(71, &row("d")),
+            part(71, &row("b")),
             stop(),
-            abort(TOP, 72),
             abort(TOP, 71),
             abort(TOP, 99),
-            start(TOP, false),
-            part(71, &row("e")),
-            stop(),
-            commit(TOP, 0x300),
         ];
-        let expected = transaction(TOP, 0x300, &[row("a"), relation(), row("e")]);
-        assert_eq!(fixture.take(&messages), Ok(vec![expected]));
+        assert_eq!(streamed.take(&messages), Ok(vec![]));
+        let taken = streamed.streamed.take(&commit(TOP, 0x300));
+        let Ok(Taken::Committed(committed)) = taken else { panic!("{taken:?}") };
+        assert_eq!(committed.xid, TOP);
+        assert_eq!(committed.children, HashMap::from([(71, false), (72, true)]));
     }
 
     #[test]
     fn an_aborted_transaction_leaves_nothing() {
         let mut fixture = Fixture::new();
         let messages =
-            [start(TOP, true), part(TOP, &row("a")), stop(), abort(TOP, TOP), start(TOP, true)];
+            [start(TOP, true), part(TOP, &row("a")), stop(), abort(TOP, TOP), abort(TOP, TOP)];
         assert_eq!(fixture.take(&messages), Ok(vec![]));
+        assert!(fixture.take(&[commit(TOP, 0x300)]).is_err());
     }
 
     #[test]
@@ -440,8 +387,6 @@ mod tests {
         refused(&[start(TOP, false)]);
         refused(&[start(TOP, true), stop(), start(TOP, true)]);
         refused(&[commit(TOP, 0x300)]);
-        refused(&[abort(TOP, TOP)]);
-        refused(&[abort(TOP, 71)]);
         refused(&[start(TOP, true), b"I".to_vec()]);
         refused(&[start(TOP, true), b"B".to_vec()]);
         refused(&[start(TOP, true), vec![]]);

@@ -6,14 +6,16 @@
 //! counts from the moment that we asked the source for a sign of life.
 
 use std::io;
-use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::feed::{ANSWER, GRACE, HEARTBEAT, Item};
+use super::feed::{ANSWER, GRACE, HEARTBEAT, Item, Pipeline};
 use super::lsn::Lsn;
-use super::streamed::{Replay, Streamed, Taken};
+use super::outcome::{self, Replay};
+use super::streamed::{Streamed, Taken};
 use super::walsender::{Frame, Walsender};
 use crate::error::{Code, Error, Result};
 
@@ -27,8 +29,12 @@ const TELL_EVERY: Duration = Duration::from_secs(30);
 
 /// An open stream.
 pub struct Streaming {
+    pipeline: Arc<Pipeline>,
     walsender: Walsender,
     streamed: Streamed,
+    /// What became of a transaction that has ended. The question goes on when the future that
+    /// waited for it is dropped.
+    asking: Option<Pin<Box<dyn Future<Output = Result<Replay>> + Send>>>,
     /// A transaction that has ended and comes from the disk.
     replay: Option<Replay>,
     told_of_no_room: Option<Instant>,
@@ -40,12 +46,14 @@ pub struct Streaming {
 }
 
 impl Streaming {
-    /// Feeds on this one. Transactions that have not ended are put into the directory.
-    pub fn new(walsender: Walsender, directory: &Path) -> Streaming {
+    /// Feeds on this one.
+    pub fn new(walsender: Walsender, pipeline: Arc<Pipeline>) -> Streaming {
         let now = Instant::now();
         Streaming {
+            streamed: Streamed::new(pipeline.spool.clone()),
+            pipeline,
             walsender,
-            streamed: Streamed::new(directory.to_owned()),
+            asking: None,
             replay: None,
             told_of_no_room: None,
             reply_due: false,
@@ -58,11 +66,17 @@ impl Streaming {
     /// Waits for what comes next; a message stays until `consume`. Cancel-safe.
     ///
     /// # Errors
-    /// As `Walsender::wait`; silence (transient); as `Streamed::take`.
+    /// As `Walsender::wait`; silence (transient); as `Streamed::take` and `outcome::ask`.
     pub async fn peek(&mut self, durable: Lsn) -> Result<Item> {
         loop {
+            if let Some(asking) = &mut self.asking {
+                let replay = asking.await;
+                self.asking = None;
+                self.replay = Some(replay?);
+                self.walsender.consume();
+            }
             if let Some(replay) = &mut self.replay {
-                if replay.load()? {
+                if replay.load().await? {
                     return Ok(Item::Message);
                 }
                 self.replay = None;
@@ -89,12 +103,16 @@ impl Streaming {
                 Frame::Keepalive { wal_end, reply_requested } => (wal_end, reply_requested),
                 Frame::Data(bytes) => {
                     self.hurry.0 = 0;
-                    match self.streamed.take(bytes)? {
+                    match self.streamed.take(bytes).map_err(|error| self.doubt(error))? {
                         Taken::Plain => return Ok(Item::Message),
-                        Taken::Kept => self.walsender.consume(),
-                        Taken::Committed(replay) => {
-                            self.replay = Some(replay);
+                        Taken::Kept => {
+                            self.told_of_no_room = None;
                             self.walsender.consume();
+                        }
+                        // The message stays until there is an answer.
+                        Taken::Committed(committed) => {
+                            let asking = outcome::ask(self.pipeline.clone(), committed);
+                            self.asking = Some(Box::pin(asking));
                         }
                         Taken::NoRoom(error) => self.wait_for_room(&error).await,
                     }
@@ -110,6 +128,14 @@ impl Streaming {
         }
     }
 
+    /// What makes no sense before the end of a transaction may do so at its end.
+    fn doubt(&self, error: Error) -> Error {
+        match error.code {
+            Code::Protocol => self.pipeline.early.give_up(error.message),
+            _ => error,
+        }
+    }
+
     /// Nothing is lost meanwhile: the server keeps what we do not read.
     async fn wait_for_room(&mut self, error: &io::Error) {
         if self.told_of_no_room.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
@@ -117,7 +143,7 @@ impl Streaming {
             tracing::warn!(
                 directory = %self.streamed.directory().display(),
                 %error,
-                "no room for a large transaction, waiting until there is"
+                "no room on the disk for a large transaction: waiting until there is, so free some"
             );
         }
         sleep(ROOM_EVERY).await;

@@ -1,8 +1,6 @@
 //! The stream that START_REPLICATION opens on a `wire.rs`: frames in, our status out. Knows
 //! nothing of what the plug-in's messages say; `stream.rs` does. Used by `streaming.rs`.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BufMut;
@@ -14,8 +12,9 @@ use super::gap;
 use super::lsn::Lsn;
 use super::pgoutput::EPOCH_MICROS;
 use super::source_sql as sql;
+use super::streamed::Early;
 use super::wire::{self, Wire, broken_protocol};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 
 /// How long the walsender of our killed predecessor may hold the slot.
 const SLOT_WAIT: Duration = Duration::from_secs(10);
@@ -39,25 +38,19 @@ pub enum Frame<'a> {
 /// A connection on which the log is streamed.
 pub struct Walsender {
     wire: Wire,
-    /// Whether transactions come before their end; cleared for all that follow when the server
-    /// fails at that.
-    early: Option<Arc<AtomicBool>>,
+    /// There if transactions come before their end.
+    early: Option<Early>,
 }
 
 impl Walsender {
     /// Runs START_REPLICATION; frames follow. Transactions that are too large for the server's
-    /// memory come before their end if `early` is set. Not cancel-safe.
+    /// memory come before their end if that is wanted. Not cancel-safe.
     ///
     /// # Errors
     /// `slot-in-use` (transient), a gap, what the server says, or a broken connection.
-    pub async fn start(
-        mut wire: Wire,
-        slot: &str,
-        from: Lsn,
-        early: &Arc<AtomicBool>,
-    ) -> Result<Walsender> {
+    pub async fn start(mut wire: Wire, slot: &str, from: Lsn, early: &Early) -> Result<Walsender> {
         let start = Instant::now();
-        let early = early.load(Ordering::Relaxed).then(|| early.clone());
+        let early = Some(early).filter(|early| early.is_wanted()).cloned();
         let text = sql::start_replication(slot, slot, from, early.is_some());
         loop {
             match try_start(&mut wire, &text).await {
@@ -110,18 +103,12 @@ impl Walsender {
         Ok(false)
     }
 
-    /// Some servers cannot read an early transaction again that took back a change of a table's
-    /// shape, and find a defect in themselves. The same log is no trouble to them at its end.
+    /// Some servers cannot read an early transaction that took back a change of a table's shape:
+    /// they find a defect in themselves, or that they must not look at what was taken back.
     fn unless_early(&self, error: &ServerError) -> Result<()> {
         match &self.early {
-            Some(early) if error.class() == "XX" => {
-                early.store(false, Ordering::Relaxed);
-                let message = format!(
-                    "{}: {}; large transactions will be read at their end",
-                    gap::READING,
-                    error.text()
-                );
-                Err(Error::transient(Code::Protocol, message))
+            Some(early) if matches!(error.class(), "XX" | "40") => {
+                Err(early.give_up(format!("{}: {}", gap::READING, error.text())))
             }
             _ => Ok(()),
         }
