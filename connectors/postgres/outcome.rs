@@ -66,21 +66,21 @@ pub async fn ask(pipeline: Arc<Pipeline>, committed: Committed) -> Result<Replay
     };
     let application = session::application(&pipeline.slot);
     let client = connect::connect(&pipeline.config, &application).await?;
-    let mut answers = Vec::new();
+    let mut all = HashSet::new();
     for piece in xids.chunks(PIECE) {
         // A connection that swallows everything must not hold up the log for ever.
-        let Ok(answer) = timeout(HEARTBEAT + ANSWER, statuses(&client, piece)).await else {
+        let Ok(statuses) = timeout(HEARTBEAT + ANSWER, statuses(&client, piece)).await else {
             let message = "the source does not say what became of subtransactions";
             return Err(Error::transient(Code::Unreachable, message));
         };
-        answers.extend(answer.map_err(|error| match error.is_transient() {
+        let statuses = statuses.map_err(|error| match error.is_transient() {
             true => error,
             false => doubt(&error.message),
-        })?);
+        })?;
+        let answers = piece.iter().copied().zip(statuses.iter().map(Option::as_deref));
+        all.extend(aborted(&committed, answers).map_err(|why| doubt(&why))?);
     }
-    let answers = xids.iter().copied().zip(answers.iter().map(Option::as_deref));
-    let aborted = aborted(&committed, answers).map_err(|why| doubt(&why))?;
-    Ok(committed.without(aborted))
+    Ok(committed.without(all))
 }
 
 /// What the source knows of each.
