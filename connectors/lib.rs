@@ -18,6 +18,7 @@ mod part;
 pub mod postgres;
 mod records;
 pub mod schema;
+mod spool;
 pub mod sqlite;
 #[cfg(test)]
 mod testing;
@@ -25,6 +26,7 @@ mod url;
 pub mod version;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -435,6 +437,11 @@ pub struct SourceOptions {
     pub pipeline: String,
     /// A larger transaction is delivered in parts of about this many bytes.
     pub part_bytes: usize,
+    /// PostgreSQL: whether transactions that are too large for the server's memory are taken
+    /// before their end.
+    pub streaming: bool,
+    /// PostgreSQL: the directory that holds them until then.
+    pub spool: PathBuf,
     /// PostgreSQL: when the log that is still to be read is more than this many bytes, it is read
     /// in bulk; `None`: never.
     pub bulk_read_above: Option<u64>,
@@ -461,11 +468,14 @@ impl SourceOptions {
     /// log that it reads again.
     pub const BULK_READ_ABOVE: u64 = 16 << 20;
 
-    /// The options of a pipeline that asks for nothing special.
+    /// The options of a pipeline that asks for nothing special, with its files among the
+    /// system's temporary ones.
     pub fn new(pipeline: impl Into<String>, part_bytes: usize) -> SourceOptions {
         SourceOptions {
             pipeline: pipeline.into(),
             part_bytes,
+            streaming: true,
+            spool: std::env::temp_dir(),
             bulk_read_above: Some(SourceOptions::BULK_READ_ABOVE),
             server_id: None,
             zero_dates: ZeroDates::default(),

@@ -75,6 +75,11 @@ pub struct Settings {
     /// instead of streamed, at little more than half the cost for the source, with temporary files
     /// of about 64 MiB there. Default `true`.
     pub bulk_read: bool,
+    /// `source.streaming`: whether a PostgreSQL source sends transactions that are too large for its
+    /// memory (`logical_decoding_work_mem`) while they are under way. They wait in files of
+    /// `state.dir` for their commit. Default `true`. With `false` the source keeps them on its own
+    /// disk, and sends them after their commit.
+    pub streaming: bool,
     /// `source.server_id`: what we call ourselves among the replicas of a MySQL source; no two
     /// replicas of a server may have the same. Default: made of the pipeline's name.
     pub server_id: Option<u32>,
@@ -174,6 +179,8 @@ impl Settings {
         SourceOptions {
             pipeline: self.name.clone(),
             part_bytes: self.batch_bytes,
+            streaming: self.streaming,
+            spool: self.pipeline_dir(),
             bulk_read_above: self.bulk_read.then_some(SourceOptions::BULK_READ_ABOVE),
             server_id: self.server_id,
             zero_dates: self.zero_dates,
@@ -326,6 +333,7 @@ fn resolve(document: &Document, environment: &Environment) -> Result<Settings> {
         copy_workers: resolver.count(("pipeline", "copy_workers"), 2, 64)?,
         plain_schema,
         source_url,
+        streaming: document.flag(("source", "streaming")).unwrap_or(true),
         bulk_read: document.flag(("source", "bulk_read")).unwrap_or(true),
         server_id: resolver.server_id()?,
         zero_dates: match resolver.choice(("source", "zero_dates"), ["stop", "null"])? {

@@ -237,7 +237,8 @@ impl ServerError {
         }
     }
 
-    fn class(&self) -> &str {
+    /// The first two letters of its SQLSTATE.
+    pub fn class(&self) -> &str {
         self.sqlstate.get(..2).unwrap_or_default()
     }
 }

@@ -9,6 +9,7 @@
 //! Surprise: a change from one to the other goes on when the future that waited for it is
 //! dropped.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,7 @@ use super::bulk::{Bulk, End, Next, Opened, Over, Task};
 use super::config::Config;
 use super::lsn::{LogIdentity, Lsn};
 use super::session;
+use super::streamed::Early;
 use super::streaming::Streaming;
 use super::walsender::Walsender;
 use super::wire::Wire;
@@ -43,6 +45,10 @@ pub struct Pipeline {
     pub slot: String,
     /// Which log it is.
     pub identity: LogIdentity,
+    /// Where transactions that have not ended are put.
+    pub spool: PathBuf,
+    /// Whether they are taken before their end.
+    pub early: Early,
     /// How far behind it must be for bulk reads, in bytes; `None` for never.
     pub bulk_read_above: Option<u64>,
     /// Set once the source has refused them.
@@ -226,6 +232,7 @@ async fn stream(pipeline: &Arc<Pipeline>, over: Over) -> Result<State> {
     Ok(State::Streaming(start(pipeline, wire, from).await?))
 }
 
-async fn start(pipeline: &Pipeline, wire: Wire, from: Lsn) -> Result<Streaming> {
-    Ok(Streaming::new(Walsender::start(wire, &pipeline.slot, from).await?))
+async fn start(pipeline: &Arc<Pipeline>, wire: Wire, from: Lsn) -> Result<Streaming> {
+    let walsender = Walsender::start(wire, &pipeline.slot, from, &pipeline.early).await?;
+    Ok(Streaming::new(walsender, pipeline.clone()))
 }

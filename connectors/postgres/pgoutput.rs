@@ -2,7 +2,8 @@
 //! view of the bytes that it was read from. Fed by `stream.rs`, read by `transaction.rs`.
 //!
 //! Surprise: whatever is not exactly a message of protocol 1 is an error, trailing bytes and the
-//! messages of streamed or prepared transactions included; none of those was asked for.
+//! messages of prepared transactions included, which were not asked for. What protocol 2 adds is
+//! taken off before, by `streamed.rs`.
 
 use super::lsn::Lsn;
 use crate::change::{Cell, Timestamp};
@@ -193,7 +194,7 @@ impl<'a> Reader<'a> {
             b'T' => self.truncate()?,
             b'M' => self.logical()?,
             b'S' | b'E' | b'c' | b'A' => {
-                return Err(wrong("a streamed transaction, which was not asked for"));
+                return Err(wrong("a streamed transaction out of place"));
             }
             b'b' | b'P' | b'K' | b'r' | b'p' => {
                 return Err(wrong("a prepared transaction, which was not asked for"));

@@ -3,6 +3,7 @@
 //! Surprise: each method opens its own session and closes it; only the stream and the readers
 //! keep theirs. A session of a source that is asked once a minute would be in its way.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -16,6 +17,7 @@ use super::lsn::{Bookmark, Lsn};
 use super::session;
 use super::source_sql as sql;
 use super::stream::{Opening, Stream};
+use super::streamed::Early;
 use super::visibility::CommitLog;
 use super::{catalog, check, connect, publication, subscribe};
 use crate::error::{Code, Error, Result};
@@ -29,6 +31,8 @@ pub struct PostgresSource {
     /// The name of slot and publication.
     slot: String,
     part_bytes: usize,
+    spool: PathBuf,
+    early: Early,
     bulk_read_above: Option<u64>,
     bulk_read_refused: Arc<AtomicBool>,
     commits: Arc<CommitLog>,
@@ -50,6 +54,8 @@ pub fn source(url: &str, options: &SourceOptions) -> Result<PostgresSource> {
         config: Arc::new(Config::parse(url)?),
         slot: format!("driftless_{}", options.pipeline),
         part_bytes: options.part_bytes,
+        spool: options.spool.clone(),
+        early: Early::new(options.streaming),
         bulk_read_above: options.bulk_read_above,
         bulk_read_refused: Arc::default(),
         commits: Arc::default(),
@@ -157,6 +163,8 @@ impl Source for PostgresSource {
             epoch,
             tables,
             part_bytes: self.part_bytes,
+            spool: &self.spool,
+            early: self.early.clone(),
             bulk_read_above: self.bulk_read_above,
             bulk_read_refused: self.bulk_read_refused.clone(),
             commits: self.commits.clone(),

@@ -86,6 +86,14 @@ pub const NOW: &str = "\
 SELECT pg_current_snapshot()::text, pg_current_wal_flush_lsn()::text,
        (SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name = $1)";
 
+/// The snapshot of now.
+pub const NOW_SEEN: &str = "SELECT pg_current_snapshot()::text";
+
+/// What became of the transactions `$1`, in their order.
+pub const STATUSES: &str = "\
+SELECT pg_xact_status(asked.xid::text::xid8)
+FROM unnest($1::int8[]) WITH ORDINALITY AS asked (xid, place) ORDER BY place";
+
 /// Begins the transaction of a chunk, before its snapshot is taken.
 pub fn begin_chunk(name: &TableName) -> String {
     format!(
@@ -331,11 +339,12 @@ SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint FROM pg_class c
 WHERE c.oid = $1 AND c.relkind = 'r'
    OR c.relkind = 'r' AND c.oid IN (SELECT relid FROM pg_partition_tree($1))";
 
-/// Opens the log.
-pub fn start_replication(slot: &str, publication: &str, from: Lsn) -> String {
+/// Opens the log; transactions that are too large for the server's memory come `early` or not.
+pub fn start_replication(slot: &str, publication: &str, from: Lsn, early: bool) -> String {
+    let (version, streaming) = if early { (2, ", streaming 'on'") } else { (1, "") };
     format!(
-        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {}, \
-         messages 'true')",
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '{version}', \
+         publication_names {}, messages 'true'{streaming})",
         identifier(slot),
         literal(&identifier(publication))
     )

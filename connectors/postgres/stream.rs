@@ -4,6 +4,7 @@
 //! Surprise: a message is consumed only after it was understood, so that it is not lost when the
 //! future is dropped while the catalog is asked.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +18,7 @@ use super::feed::{Feed, Item, Pipeline};
 use super::lsn::{Bookmark, Lsn};
 use super::pgoutput::{self, Message};
 use super::session::{self, other_source};
+use super::streamed::Early;
 use super::transaction::Builder;
 use super::visibility::CommitLog;
 use crate::ChangeStream;
@@ -44,6 +46,10 @@ pub struct Opening<'a> {
     pub part_bytes: usize,
     /// How far behind it must be for bulk reads, in bytes; `None` for never.
     pub bulk_read_above: Option<u64>,
+    /// Where transactions that have not ended are put.
+    pub spool: &'a Path,
+    /// Whether they are taken before their end.
+    pub early: Early,
     /// Set once the source has refused them.
     pub bulk_read_refused: Arc<AtomicBool>,
     /// Shared with the readers.
@@ -79,6 +85,8 @@ impl Stream {
             config: config.clone(),
             slot: slot.to_owned(),
             identity: from.identity.clone(),
+            spool: opening.spool.to_owned(),
+            early: opening.early,
             bulk_read_above: opening.bulk_read_above,
             bulk_read_refused: opening.bulk_read_refused,
         };

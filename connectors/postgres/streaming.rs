@@ -1,15 +1,21 @@
 //! The log as the server sends it of its own accord: the feed of a pipeline that keeps up. Frames
-//! of `walsender.rs` in, messages out; answers the server's questions, and notices its silence.
+//! of `walsender.rs` in, messages out; answers the server's questions, and notices its silence. What
+//! comes of transactions that have not ended goes to disk until they have: `streamed.rs`.
 //!
 //! Surprise: time during which nobody asks for the next message is not silence of the source; it
 //! counts from the moment that we asked the source for a sign of life.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::feed::{ANSWER, GRACE, HEARTBEAT, Item};
+use super::feed::{ANSWER, GRACE, HEARTBEAT, Item, Pipeline};
 use super::lsn::Lsn;
+use super::outcome::{self, Replay};
+use super::streamed::{Streamed, Taken};
 use super::walsender::{Frame, Walsender};
 use crate::error::{Code, Error, Result};
 
@@ -17,10 +23,21 @@ use crate::error::{Code, Error, Result};
 /// waits until we confirm all of its log, which a slow target may not allow for long.
 const HURRY_MAX: u32 = 8;
 const HURRY_WINDOW: Duration = Duration::from_secs(1);
+/// How long a full disk is given before it is tried again, and how often people are told of it.
+const ROOM_EVERY: Duration = Duration::from_secs(2);
+const TELL_EVERY: Duration = Duration::from_secs(30);
 
 /// An open stream.
 pub struct Streaming {
+    pipeline: Arc<Pipeline>,
     walsender: Walsender,
+    streamed: Streamed,
+    /// What became of a transaction that has ended. The question goes on when the future that
+    /// waited for it is dropped.
+    asking: Option<Pin<Box<dyn Future<Output = Result<Replay>> + Send>>>,
+    /// A transaction that has ended and comes from the disk.
+    replay: Option<Replay>,
+    told_of_no_room: Option<Instant>,
     reply_due: bool,
     /// How often the server has asked for a reply since then, with nothing else to say.
     hurry: (u32, Instant),
@@ -30,17 +47,40 @@ pub struct Streaming {
 
 impl Streaming {
     /// Feeds on this one.
-    pub fn new(walsender: Walsender) -> Streaming {
+    pub fn new(walsender: Walsender, pipeline: Arc<Pipeline>) -> Streaming {
         let now = Instant::now();
-        Streaming { walsender, reply_due: false, hurry: (0, now), heard: now, asked: None }
+        Streaming {
+            streamed: Streamed::new(pipeline.spool.clone()),
+            pipeline,
+            walsender,
+            asking: None,
+            replay: None,
+            told_of_no_room: None,
+            reply_due: false,
+            hurry: (0, now),
+            heard: now,
+            asked: None,
+        }
     }
 
     /// Waits for what comes next; a message stays until `consume`. Cancel-safe.
     ///
     /// # Errors
-    /// As `Walsender::wait`; silence (transient).
+    /// As `Walsender::wait`; silence (transient); as `Streamed::take` and `outcome::ask`.
     pub async fn peek(&mut self, durable: Lsn) -> Result<Item> {
         loop {
+            if let Some(asking) = &mut self.asking {
+                let replay = asking.await;
+                self.asking = None;
+                self.replay = Some(replay?);
+                self.walsender.consume();
+            }
+            if let Some(replay) = &mut self.replay {
+                if replay.load().await? {
+                    return Ok(Item::Message);
+                }
+                self.replay = None;
+            }
             if std::mem::take(&mut self.reply_due) {
                 // Also cancel-safe: a reply that was begun is in the walsender's buffer.
                 self.walsender.send_status(durable, false).await?;
@@ -59,15 +99,54 @@ impl Streaming {
             if !self.walsender.sift()? {
                 continue;
             }
-            let Frame::Keepalive { wal_end, reply_requested } = self.walsender.frame()? else {
-                self.hurry.0 = 0;
-                return Ok(Item::Message);
+            let (wal_end, reply_requested) = match self.walsender.frame()? {
+                Frame::Keepalive { wal_end, reply_requested } => (wal_end, reply_requested),
+                Frame::Data(bytes) => {
+                    self.hurry.0 = 0;
+                    match self.streamed.take(bytes).map_err(|error| self.doubt(error))? {
+                        Taken::Plain => return Ok(Item::Message),
+                        Taken::Kept => {
+                            self.told_of_no_room = None;
+                            self.walsender.consume();
+                        }
+                        // The message stays until there is an answer.
+                        Taken::Committed(committed) => {
+                            let asking = outcome::ask(self.pipeline.clone(), committed);
+                            self.asking = Some(Box::pin(asking));
+                        }
+                        Taken::NoRoom(error) => self.wait_for_room(&error).await,
+                    }
+                    continue;
+                }
             };
             self.walsender.consume();
             self.reply_due |= reply_requested;
             self.unless_shutting_down(reply_requested)?;
-            return Ok(Item::Reached(wal_end));
+            if !self.streamed.in_block() {
+                return Ok(Item::Reached(wal_end));
+            }
         }
+    }
+
+    /// What makes no sense before the end of a transaction may do so at its end.
+    fn doubt(&self, error: Error) -> Error {
+        match error.code {
+            Code::Protocol => self.pipeline.early.give_up(error.message),
+            _ => error,
+        }
+    }
+
+    /// Nothing is lost meanwhile: the server keeps what we do not read.
+    async fn wait_for_room(&mut self, error: &io::Error) {
+        if self.told_of_no_room.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            self.told_of_no_room = Some(Instant::now());
+            tracing::warn!(
+                directory = %self.streamed.directory().display(),
+                %error,
+                "no room on the disk for a large transaction: waiting until there is, so free some"
+            );
+        }
+        sleep(ROOM_EVERY).await;
     }
 
     /// The message that `peek` found.
@@ -75,6 +154,9 @@ impl Streaming {
     /// # Errors
     /// `protocol`.
     pub fn message(&self) -> Result<&[u8]> {
+        if let Some(replay) = &self.replay {
+            return Ok(replay.message());
+        }
         match self.walsender.frame()? {
             Frame::Data(bytes) => Ok(bytes),
             Frame::Keepalive { .. } => Err(Error::stop(Code::Internal, "no message was found")),
@@ -83,7 +165,10 @@ impl Streaming {
 
     /// Steps over it.
     pub fn consume(&mut self) {
-        self.walsender.consume();
+        match &mut self.replay {
+            Some(replay) => replay.consume(),
+            None => self.walsender.consume(),
+        }
     }
 
     /// Tells the server what is durable, and that we are alive. Cancel-safe.

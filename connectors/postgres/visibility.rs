@@ -49,7 +49,8 @@ impl Snapshot {
     }
 
     /// The 64 bits of a transaction id: those nearest to the snapshot, within half the circle.
-    fn widen(&self, xid: u32) -> u64 {
+    #[must_use]
+    pub fn widen(&self, xid: u32) -> u64 {
         let behind = (self.xmax as u32).wrapping_sub(xid).cast_signed();
         self.xmax.saturating_add_signed(-i64::from(behind))
     }

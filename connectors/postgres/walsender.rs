@@ -7,10 +7,12 @@ use bytes::BufMut;
 use postgres_protocol::message::backend::Message;
 use tokio::time::{Instant, sleep};
 
+use super::connect::ServerError;
 use super::gap;
 use super::lsn::Lsn;
 use super::pgoutput::EPOCH_MICROS;
 use super::source_sql as sql;
+use super::streamed::Early;
 use super::wire::{self, Wire, broken_protocol};
 use crate::error::{Code, Result};
 
@@ -36,23 +38,27 @@ pub enum Frame<'a> {
 /// A connection on which the log is streamed.
 pub struct Walsender {
     wire: Wire,
+    /// There if transactions come before their end.
+    early: Option<Early>,
 }
 
 impl Walsender {
-    /// Runs START_REPLICATION; frames follow. Not cancel-safe.
+    /// Runs START_REPLICATION; frames follow. Transactions that are too large for the server's
+    /// memory come before their end if that is wanted. Not cancel-safe.
     ///
     /// # Errors
     /// `slot-in-use` (transient), a gap, what the server says, or a broken connection.
-    pub async fn start(mut wire: Wire, slot: &str, from: Lsn) -> Result<Walsender> {
+    pub async fn start(mut wire: Wire, slot: &str, from: Lsn, early: &Early) -> Result<Walsender> {
         let start = Instant::now();
-        let text = sql::start_replication(slot, slot, from);
+        let early = Some(early).filter(|early| early.is_wanted()).cloned();
+        let text = sql::start_replication(slot, slot, from, early.is_some());
         loop {
             match try_start(&mut wire, &text).await {
                 Err(error) if error.code == Code::SlotInUse && start.elapsed() < SLOT_WAIT => {
                     sleep(Duration::from_millis(250)).await;
                 }
                 Err(error) => return Err(error),
-                Ok(()) => return Ok(Walsender { wire }),
+                Ok(()) => return Ok(Walsender { wire, early }),
             }
         }
     }
@@ -86,6 +92,7 @@ impl Walsender {
         match self.wire.take()? {
             Message::ErrorResponse(body) => {
                 let error = wire::server_error(&mut body.fields());
+                self.unless_early(&error)?;
                 return Err(gap::failure(gap::READING, &error, &gap::WHILE_READING));
             }
             Message::NoticeResponse(body) => {
@@ -94,6 +101,17 @@ impl Walsender {
             other => wire::ignore(&other)?,
         }
         Ok(false)
+    }
+
+    /// Some servers cannot read an early transaction that took back a change of a table's shape:
+    /// they find a defect in themselves, or that they must not look at what was taken back.
+    fn unless_early(&self, error: &ServerError) -> Result<()> {
+        match &self.early {
+            Some(early) if matches!(error.class(), "XX" | "40") => {
+                Err(early.give_up(format!("{}: {}", gap::READING, error.text())))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The frame that is there, until `consume`.

@@ -26,7 +26,7 @@ enum Shape {
 pub(super) type KeyName = (&'static str, &'static str);
 
 /// Every key there is, in the order of the example file.
-const KEYS: [(KeyName, Shape); 18] = [
+const KEYS: [(KeyName, Shape); 19] = [
     (("pipeline", "name"), Shape::Text),
     (("pipeline", "tables"), Shape::List),
     (("pipeline", "deletes"), Shape::Text),
@@ -39,6 +39,7 @@ const KEYS: [(KeyName, Shape); 18] = [
     (("pipeline", "copy_workers"), Shape::Number),
     (("source", "url"), Shape::Url),
     (("source", "bulk_read"), Shape::Flag),
+    (("source", "streaming"), Shape::Flag),
     (("source", "server_id"), Shape::Number),
     (("source", "zero_dates"), Shape::Text),
     (("source", "cascades"), Shape::Text),

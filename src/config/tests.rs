@@ -38,6 +38,7 @@ fn defaults() -> Settings {
         source_url: Secret::new("postgres://u@h/d"),
         server_id: None,
         bulk_read: true,
+        streaming: true,
         zero_dates: ZeroDates::Stop,
         accept_cascades: false,
         target_url: Secret::new("sqlite:r.db"),
@@ -91,6 +92,7 @@ fn every_key_of_the_file_takes_effect() {
         [source]
         url = \"postgres://u:${PW}@h/d\"
         bulk_read = false
+        streaming = false
         server_id = 7
         zero_dates = \"null\"
         cascades = \"accept\"
@@ -115,6 +117,7 @@ fn every_key_of_the_file_takes_effect() {
         source_url: Secret::new("postgres://u:a%40b@h/d"),
         server_id: Some(7),
         bulk_read: false,
+        streaming: false,
         zero_dates: ZeroDates::Null,
         accept_cascades: true,
         target_url: Secret::new("sqlite:shop.db"),

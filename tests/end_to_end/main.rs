@@ -16,6 +16,7 @@ mod binlog;
 mod crash;
 mod ddl;
 mod demo;
+mod huge;
 mod identifiers;
 mod images;
 mod instances;

@@ -26,7 +26,6 @@ for_each_pair! {
     s23_source_recovered_onto_another_timeline: postgres(sqlite postgres / mariadb);
     s24_source_restored_from_an_older_backup:
         postgres(sqlite postgres / mariadb), mariadb(mariadb / sqlite postgres);
-    s84_killed_while_a_huge_transaction_is_under_way: postgres(sqlite postgres / mariadb);
     s87_idle_tables_beside_busy_ones_do_not_keep_the_log:
         postgres(sqlite postgres / mariadb);
 }
@@ -251,34 +250,6 @@ async fn s24_source_restored_from_an_older_backup(pair: Pair) {
     world.server.start_again().await.unwrap();
     world.reconnect().await;
     world.must_refuse_then_resync(&["position-ahead"]).await;
-}
-
-/// More than the server decodes in memory, and a part of it is taken back.
-async fn s84_killed_while_a_huge_transaction_is_under_way(pair: Pair) {
-    let mut world = World::new(pair, "CREATE TABLE t (id int PRIMARY KEY, v text)").await;
-    let mut daemon = world.run(&[]);
-    world.arrival(&mut daemon).await;
-    let huge = session(&world.from).await;
-    let rows = |from: u32| {
-        format!(
-            "INSERT INTO t SELECT n, repeat(md5(n::text), 30) \
-             FROM generate_series({from}, {from} + 99999) n"
-        )
-    };
-    huge.batch_execute(&format!("BEGIN; {}", rows(0))).await.unwrap();
-    // Others go on meanwhile.
-    world.arrival(&mut daemon).await;
-    daemon.kill().await;
-    let mut daemon = world.run(&[]);
-    world.arrival(&mut daemon).await;
-    let taken_back = format!("SAVEPOINT s; {}; ROLLBACK TO SAVEPOINT s", rows(200_000));
-    huge.batch_execute(&taken_back).await.unwrap();
-    huge.batch_execute("UPDATE t SET v = 'short' WHERE id % 20 = 0; COMMIT").await.unwrap();
-    let memory_peak_kib = daemon.kill().await.memory_peak_kib;
-    let last = world.command(&["run", "--until-current"]).await.must_exit(0);
-    world.must_be_equal().await;
-    let memory_peak_kib = memory_peak_kib.max(last.memory_peak_kib);
-    assert!(memory_peak_kib < 256 * 1024, "{memory_peak_kib} KiB were resident");
 }
 
 async fn s87_idle_tables_beside_busy_ones_do_not_keep_the_log(pair: Pair) {

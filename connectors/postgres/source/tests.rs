@@ -3,6 +3,7 @@
 mod bulk;
 mod chunks;
 mod gaps;
+mod streamed;
 mod switch;
 mod tls;
 

@@ -46,7 +46,21 @@ impl Daemon {
 
     /// Starts it with these variables in its environment.
     pub fn start_with(arguments: &[String], environment: &[(String, String)]) -> Daemon {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_driftless"));
+        Daemon::spawn(Command::new(env!("CARGO_BIN_EXE_driftless")), arguments, environment)
+    }
+
+    /// Starts it so that `limit_files` makes a write fail instead of ending the process.
+    pub fn start_limited(arguments: &[String], environment: &[(String, String)]) -> Daemon {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_driftless")]);
+        Daemon::spawn(shell, arguments, environment)
+    }
+
+    fn spawn(
+        mut command: Command,
+        arguments: &[String],
+        environment: &[(String, String)],
+    ) -> Daemon {
         command.args(arguments).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         // What a developer has exported must not change what is tested.
@@ -61,6 +75,14 @@ impl Daemon {
         let listeners = vec![listen(stderr, said.clone()), collect(stdout, answer.clone())];
         let arguments = arguments.join(" ").replace(PASSWORD, "***");
         Daemon { process, arguments, said, listeners, answer, memory_peak_kib: 0 }
+    }
+
+    /// No file that it writes may become larger; `None` for no limit. It must have been started by
+    /// `start_limited`.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        let limit = rustix::process::Rlimit { current: bytes, maximum: None };
+        rustix::process::prlimit(Some(pid), rustix::process::Resource::Fsize, limit).unwrap();
     }
 
     /// Whether a line on standard error contains this text.

@@ -169,6 +169,11 @@ impl World {
         self.start(&self.arguments(&[&["run"], more].concat()))
     }
 
+    /// Starts `driftless run` so that `Daemon::limit_files` can be used.
+    pub fn run_where_files_can_be_limited(&self) -> Daemon {
+        Daemon::start_limited(&self.arguments(&["run"]), &self.environment)
+    }
+
     /// Runs a command to its end.
     pub async fn command(&self, command: &[&str]) -> Outcome {
         self.start(&self.arguments(command)).wait().await

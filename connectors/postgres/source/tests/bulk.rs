@@ -47,7 +47,7 @@ fn lsn(position: &Position) -> Lsn {
 
 /// What is promised of a transaction. A part says where the log was before it, and that may be
 /// any place without changes.
-fn essence(mut transaction: Transaction) -> Option<Transaction> {
+pub fn essence(mut transaction: Transaction) -> Option<Transaction> {
     if !transaction.complete {
         transaction.position = Position(String::new());
     }
