@@ -129,7 +129,7 @@ impl Workload {
             Workload::Updates | Workload::Hot => {
                 Writes::Updates { count: size.0 / 2, range: self.rows_before(size) }
             }
-            Workload::Pgbench => Writes::Pgbench { transactions: size.0 / 10 },
+            Workload::Pgbench => Writes::Pgbench { transactions: size.0 / 5 },
             Workload::Copy | Workload::Latency => Writes::Nothing,
         }
     }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::MysqlTarget;
 use crate::calendar::utc_text;
-use crate::change::{Cell, RowUpsert};
+use crate::change::{Cell, RowUpsert, Timestamp};
 use crate::error::{Kind, Result};
 use crate::key_order::by_key;
 use crate::mysql::spelling::{Fields, Spelling as _};
@@ -83,9 +83,15 @@ async fn write(
     pieces: mpsc::Sender<Vec<u8>>,
 ) {
     let mut fields = Fields::default();
+    // The rows of a transaction or a chunk share it.
+    let mut instant = (Timestamp(0), utc_text(Timestamp(0)));
     for at in by_key(table.table, upserts.iter().map(|upsert| &upsert.key)) {
         let before = fields.len();
-        let written = push_row(&mut fields, table, &upserts[at]);
+        let upsert = &upserts[at];
+        if upsert.updated_at != instant.0 {
+            instant = (upsert.updated_at, utc_text(upsert.updated_at));
+        }
+        let written = push_row(&mut fields, table, upsert, &instant.1);
         // Rows as large as this are refused on the long way, or nearly so.
         if written.is_err() || fields.len() - before > bytes_max {
             return;
@@ -102,6 +108,7 @@ fn push_row(
     fields: &mut Fields,
     table: &TableSql<'_>,
     upsert: &RowUpsert,
+    updated_at: &str,
 ) -> std::result::Result<(), NotSo> {
     for (column, cell) in table.columns.iter().zip(upsert.row.cells()) {
         match cell {
@@ -111,7 +118,7 @@ fn push_row(
         }
         fields.end_field();
     }
-    fields.time(&utc_text(upsert.updated_at));
+    fields.time(updated_at);
     fields.end_field();
     if table.soft_deletes {
         fields.number("0");
