@@ -91,6 +91,29 @@ impl Row {
         Row::from_cells(self.cells().zip(older.cells()).map(pick))
     }
 
+    /// The stored form.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Reads the stored form; `None` if it is damaged.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Row> {
+        let cells = bytes.first_chunk().map_or(0, |first| u32::from_le_bytes(*first) as usize);
+        let (spans, []) = bytes.get(..cells)?.as_chunks::<SPAN>() else { return None };
+        let is_within = |&[a, b, c, d, length @ ..]: &[u8; SPAN]| {
+            let offset = u32::from_le_bytes([a, b, c, d]) as usize;
+            let length = match u32::from_le_bytes(length) {
+                NULL | ABSENT => 0,
+                length => length as usize,
+            };
+            offset.checked_add(length).is_some_and(|end| end <= bytes.len())
+        };
+        let is_whole = bytes.is_empty() == spans.is_empty() && spans.iter().all(is_within);
+        is_whole.then(|| Row(bytes.into()))
+    }
+
     /// Bytes held.
     #[must_use]
     pub fn size(&self) -> usize {

@@ -440,7 +440,8 @@ pub struct SourceOptions {
     /// PostgreSQL: whether transactions that are too large for the server's memory are taken
     /// before their end.
     pub streaming: bool,
-    /// PostgreSQL: the directory that holds them until then.
+    /// The directory that holds them until then, and XA transactions of MySQL and MariaDB that are
+    /// too large for our memory.
     pub spool: PathBuf,
     /// PostgreSQL: when the log that is still to be read is more than this many bytes, it is read
     /// in bulk; `None`: never.

@@ -1,4 +1,5 @@
-//! What is too large for memory: records in a file, written to the end and read from the front.
+//! What is too large for memory: records in a file, written to the end and read from the front; and
+//! what becomes of a disk that is full or fails.
 //!
 //! Surprise: the file has no name once it is open, so whatever ends the process removes it. What it
 //! holds is worthless afterwards: the log brings it again.
@@ -8,11 +9,19 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::error::{Code, Error};
 
 /// Bytes that are written, or read, at a time.
 const BLOCK: usize = 256 << 10;
 /// Each record begins with its length.
 const PREFIX: usize = 4;
+/// How long a full disk is given before it is tried again, and how often people are told of it.
+const ROOM_EVERY: Duration = Duration::from_secs(2);
+const TELL_EVERY: Duration = Duration::from_secs(30);
 
 /// A file of records that is being written.
 #[derive(Debug)]
@@ -151,6 +160,50 @@ impl Records {
     }
 }
 
+/// Waits until there is room on the disk. Nothing is lost meanwhile: the source keeps what we do not
+/// read.
+#[derive(Debug, Default)]
+pub struct Room {
+    told: Option<Instant>,
+}
+
+impl Room {
+    /// Gives the disk some time, and tells people.
+    pub async fn wait(&mut self, directory: &Path, error: &io::Error) {
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            self.told = Some(Instant::now());
+            tracing::warn!(
+                directory = %directory.display(),
+                %error,
+                "no room on the disk for a large transaction: waiting until there is, so free some"
+            );
+        }
+        sleep(ROOM_EVERY).await;
+    }
+
+    /// There was some. The next time that there is none, people are told at once.
+    pub fn found(&mut self) {
+        self.told = None;
+    }
+}
+
+/// Whether the disk has no room, so that the same may be tried again.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
+/// The disk fails.
+#[must_use]
+pub fn failure(directory: &Path, error: &io::Error) -> Error {
+    let directory = directory.display();
+    let message = format!("put away a large transaction in {directory}: {error}");
+    Error::transient(Code::StateDisk, message)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -189,6 +242,20 @@ mod tests {
             }
             prop_assert_eq!(read(spool), records);
         }
+    }
+
+    #[test]
+    fn only_a_disk_without_room_is_waited_for() {
+        use io::ErrorKind::*;
+        for kind in [StorageFull, QuotaExceeded, FileTooLarge] {
+            assert!(is_full(&kind.into()), "{kind}");
+        }
+        for kind in [PermissionDenied, NotFound, ReadOnlyFilesystem, UnexpectedEof, Other] {
+            assert!(!is_full(&kind.into()), "{kind}");
+        }
+        let error = failure(Path::new("/state"), &PermissionDenied.into());
+        assert!(error.is_transient() && error.code == Code::StateDisk, "{error}");
+        assert!(error.message.contains("/state"), "{error}");
     }
 
     #[test]

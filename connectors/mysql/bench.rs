@@ -93,6 +93,9 @@ impl Log {
                     let message = format!("the log does not fit table {table}");
                     return Err(Error::stop(Code::Protocol, message));
                 }
+                Step::Part(_) | Step::NoRoom(_) => {
+                    return Err(Error::stop(Code::Protocol, "the log has an XA transaction"));
+                }
             }
         }
         Err(Error::stop(Code::Protocol, "the log has no commit"))
@@ -109,6 +112,7 @@ impl Log {
         let options = Options {
             epoch: 1,
             part_bytes: usize::MAX,
+            spool: std::env::temp_dir(),
             zero_dates: ZeroDates::Stop,
             fold_names: false,
         };

@@ -160,6 +160,8 @@ pub fn transactions(
                     let layout = now.iter().find(|layout| layout.schema.name == table);
                     builder.define(&table, layout.cloned());
                 }
+                Step::Part(part) => transactions.push(part),
+                Step::NoRoom(error) => panic!("{error}"),
             }
         }
     }

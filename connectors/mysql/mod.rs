@@ -26,6 +26,7 @@ mod replica;
 mod rows;
 mod selected;
 mod shapes;
+mod shelf;
 mod source;
 mod source_sql;
 mod spelling;

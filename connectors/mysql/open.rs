@@ -3,11 +3,13 @@
 //!
 //! Surprise: ordinals count the changes of halted tables too, so that a transaction that is
 //! delivered again after a table was halted never gives a change a smaller version than the first
-//! time. Ordinals of one part follow one by one, so such a gap begins a new part.
+//! time. Ordinals of one part follow one by one, so such a gap begins a new part. Of an XA
+//! transaction nothing is delivered before its end, so all of that is left to its shelf.
 
 use std::collections::BTreeSet;
 
 use super::binlog::{Gtid, Xid};
+use super::shelf::Shelf;
 use crate::change::{Change, Timestamp};
 use crate::error::{Code, Error, Result};
 use crate::schema::TableName;
@@ -25,6 +27,10 @@ pub struct Open {
     pub has_events: bool,
     /// Whether it is an XA transaction, which is kept until it is decided.
     pub is_xa: bool,
+    /// Whether it was one that is committed without being prepared, and is being delivered.
+    pub is_leaving: bool,
+    /// The changes of an XA transaction, but for those that came last.
+    pub shelf: Shelf,
     first_ordinal: u32,
     changes: Vec<Change>,
     bytes: usize,
@@ -38,8 +44,8 @@ pub struct Open {
 #[derive(Debug)]
 struct Savepoint {
     name: String,
-    /// How many changes the part had, and which part it was.
-    changes: usize,
+    /// How many changes the part had, or where the shelf ended; and which part it was.
+    changes: u64,
     first_ordinal: u32,
 }
 
@@ -58,7 +64,7 @@ pub struct Prepared {
     /// Which.
     pub xid: Xid,
     /// What it will change.
-    pub part: Part,
+    pub shelf: Shelf,
 }
 
 impl Open {
@@ -71,6 +77,8 @@ impl Open {
             committed_at,
             has_events,
             is_xa: false,
+            is_leaving: false,
+            shelf: Shelf::default(),
             first_ordinal: 1,
             changes: Vec::new(),
             bytes: 0,
@@ -85,15 +93,14 @@ impl Open {
     /// # Errors
     /// If there are more changes than ordinals.
     pub fn next_part(&mut self, part_bytes: usize) -> Result<Option<Part>> {
-        let gap = std::mem::take(&mut self.skipped);
-        let is_full = self.bytes >= part_bytes && !self.is_xa;
-        if !is_full && (gap == 0 || self.changes.is_empty()) {
-            self.first_ordinal = self.first_ordinal.checked_add(gap).ok_or_else(too_many)?;
+        if self.is_xa {
+            self.shelve();
             return Ok(None);
         }
-        if self.is_xa {
-            // It is delivered as one part, whose ordinals follow one by one all the same: tables
-            // are halted for it when it is prepared, so it is the same each time.
+        let gap = std::mem::take(&mut self.skipped);
+        let is_full = self.bytes >= part_bytes;
+        if !is_full && (gap == 0 || self.changes.is_empty()) {
+            self.first_ordinal = self.first_ordinal.checked_add(gap).ok_or_else(too_many)?;
             return Ok(None);
         }
         let next = self.next_ordinal()?.checked_add(gap).ok_or_else(too_many)?;
@@ -124,15 +131,24 @@ impl Open {
         Ok(())
     }
 
-    /// Bytes held.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    /// Puts the changes that came last on the shelf.
+    pub fn shelve(&mut self) {
+        self.changes.drain(..).for_each(|change| self.shelf.push(change));
+        // Those that are left out always come behind.
+        self.shelf.skip(std::mem::take(&mut self.skipped));
+        self.bytes = 0;
     }
 
     /// Remembers a place to go back to.
     pub fn savepoint(&mut self, name: String) {
-        let (changes, first_ordinal) = (self.changes.len(), self.first_ordinal);
+        let first_ordinal = self.first_ordinal;
+        let changes = match self.is_xa {
+            true => {
+                self.shelve();
+                self.shelf.end()
+            }
+            false => self.changes.len() as u64,
+        };
         self.savepoints.retain(|savepoint| !savepoint.is_named(&name));
         self.savepoints.push(Savepoint { name, changes, first_ordinal });
     }
@@ -161,11 +177,17 @@ impl Open {
     /// Takes everything back. Returns the tables for which it is too late.
     pub fn roll_back(&mut self) -> Vec<TableName> {
         self.keep(0);
+        self.changes.append(&mut self.shelf.halts);
         std::mem::take(&mut self.delivered).into_iter().collect()
     }
 
     /// Drops changes but the first; that a table was halted stays true.
-    fn keep(&mut self, count: usize) {
+    fn keep(&mut self, count: u64) {
+        if self.is_xa {
+            self.shelve();
+            return self.shelf.truncate(count);
+        }
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
         let dropped = self.changes.split_off(count.min(self.changes.len()));
         let is_halt = |change: &Change| matches!(change, Change::Halt { .. });
         self.changes.extend(dropped.into_iter().filter(is_halt));

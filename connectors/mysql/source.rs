@@ -3,6 +3,7 @@
 //! Surprise: each method opens its own session and closes it; only the stream and the readers
 //! keep theirs. A session of a source that is asked once a minute would be in its way.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -26,6 +27,7 @@ pub struct MysqlSource {
     config: Arc<Config>,
     replica: Replica,
     part_bytes: usize,
+    spool: PathBuf,
     zero_dates: ZeroDates,
     accept_cascades: bool,
     progress: Arc<Progress>,
@@ -41,6 +43,7 @@ pub fn source(url: &str, options: &SourceOptions) -> Result<MysqlSource> {
         replica: Replica::of(options, &config),
         config,
         part_bytes: options.part_bytes,
+        spool: options.spool.clone(),
         zero_dates: options.zero_dates,
         accept_cascades: options.accept_cascades,
         progress: Arc::default(),
@@ -125,6 +128,7 @@ impl Source for MysqlSource {
             earlier,
             epoch,
             part_bytes: self.part_bytes,
+            spool: &self.spool,
             zero_dates: self.zero_dates,
             progress: self.progress.clone(),
         };

@@ -5,6 +5,7 @@
 //! is shorter than an event can be; so only that task ends, and another session begins.
 
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -32,6 +33,7 @@ use super::{catalog, failure, source_sql as sql};
 use crate::change::{Timestamp, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TableName, TableSchema};
+use crate::spool::Room;
 use crate::version::{Position, Version};
 use crate::{ChangeStream, ZeroDates};
 
@@ -61,6 +63,8 @@ pub struct Opening<'a> {
     pub epoch: u32,
     /// About how large a part of a transaction may be.
     pub part_bytes: usize,
+    /// The directory for XA transactions that take too much memory.
+    pub spool: &'a Path,
     /// What becomes of dates with a zero in them.
     pub zero_dates: ZeroDates,
     /// Shared with the readers.
@@ -75,6 +79,8 @@ pub struct Stream {
     builder: Builder,
     catalog: Catalog,
     progress: Arc<Progress>,
+    spool: PathBuf,
+    room: Room,
     /// The last version that only said how far the log was read.
     told: Option<Version>,
 }
@@ -122,6 +128,7 @@ impl Stream {
         let options = Options {
             epoch: opening.epoch,
             part_bytes: opening.part_bytes,
+            spool: opening.spool.to_owned(),
             zero_dates: opening.zero_dates,
             fold_names: folds_names(&mut session).await?,
         };
@@ -141,12 +148,14 @@ impl Stream {
             builder: Builder::new(from, layouts, earlier, options)?,
             catalog: Catalog { config: config.clone(), session: Some(session), asking: None },
             progress,
+            spool: opening.spool.to_owned(),
+            room: Room::default(),
             told: None,
         })
     }
 
     /// Takes the event that waits in front. It is removed only at the end, so that it is not lost
-    /// when the future is dropped while the catalog is asked.
+    /// when the future is dropped while the catalog is asked, nor before the last part of what it ends.
     async fn step(&mut self) -> Result<Option<Transaction>> {
         let (event, waited) = tokio::select! {
             biased;
@@ -168,8 +177,15 @@ impl Stream {
                     let now = self.catalog.ask(&table).await?;
                     self.builder.define(&table, now);
                 }
+                // The event stays.
+                Step::Part(part) => return Ok(Some(part)),
+                Step::NoRoom(error) => {
+                    self.room.wait(&self.spool, &error).await;
+                    return Ok(None);
+                }
             }
         };
+        self.room.found();
         note(&self.progress, &self.builder, &event);
         let idle = waited && matches!(event, Event::Heartbeat { .. });
         self.decoder = decoder;

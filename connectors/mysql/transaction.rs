@@ -1,4 +1,5 @@
-//! Turns events of the binary log into transactions. Pure; fed by `stream.rs`, read by the engine.
+//! Turns events of the binary log into transactions. Pure, but for XA transactions that are put away
+//! on disk; fed by `stream.rs`, read by the engine.
 //!
 //! Surprises: a version is the place of the GTID event, because row events of newer servers have
 //! no place of their own. Rows of an XA transaction come when it is prepared, and only a statement
@@ -7,13 +8,17 @@
 
 mod changes;
 mod statements;
+mod xa;
 
 #[cfg(test)]
 mod tests;
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::binlog::{Event, Gtid, Header, MariadbKind, Xid};
+use self::xa::Coming;
+use super::binlog::{Event, Gtid, Header, MariadbKind};
 use super::bookmark::{self, Bookmark, FIRST_OFFSET, Place};
 use super::layout::Layout;
 use super::open::{Open, Part, Prepared};
@@ -26,12 +31,14 @@ use crate::schema::{TableName, TableSchema};
 use crate::version::{Position, Version};
 
 /// What the transactions are made with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The epoch of all versions.
     pub epoch: u32,
     /// A larger transaction is delivered in parts of about this many bytes.
     pub part_bytes: usize,
+    /// The directory for XA transactions that take too much memory.
+    pub spool: PathBuf,
     /// What becomes of dates with a zero in them.
     pub zero_dates: ZeroDates,
     /// Whether the server ignores the case of table names (`lower_case_table_names` is not 0).
@@ -39,17 +46,18 @@ pub struct Options {
 }
 
 /// What came of an event.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Step {
     /// It was taken: a transaction, a part of a large one, or nothing yet.
     Taken(Option<Transaction>),
     /// It was not: find out how this table is defined now, tell `Builder::define`, and feed the
     /// same event again.
     Ask(TableName),
+    /// It was not: this is a part of a transaction that ends with it. Feed the same event again.
+    Part(Transaction),
+    /// It was not: the disk has no room. Feed the same event again when it has.
+    NoRoom(io::Error),
 }
-
-/// Prepared XA transactions may hold so many times the bytes of a part.
-const PREPARED_PARTS_MAX: usize = 4;
 
 /// Builds transactions, one event after another.
 #[derive(Debug)]
@@ -135,15 +143,18 @@ impl Builder {
     ///
     /// # Errors
     /// `Stop`: the events do not make sense, or say that something is missing. What concerns one
-    /// table is a `Change::Halt` instead.
+    /// table is a `Change::Halt` instead. `state-disk`, if the disk fails.
     pub fn feed(&mut self, header: &Header, event: &Event<'_>) -> Result<Step> {
         match event {
             Event::TableMap { id, body } => match self.table_map(*id, body)? {
                 Step::Taken(part) => self.advance(header).map(|()| Step::Taken(part)),
-                ask @ Step::Ask(_) => Ok(ask),
+                not_taken => Ok(not_taken),
             },
             Event::Query(query) => self.query(header, query),
-            event => self.plain(header, event).map(Step::Taken),
+            event => match self.before(&Coming::of_event(event))? {
+                Some(step) => Ok(step),
+                None => self.plain(header, event).map(Step::Taken),
+            },
         }
     }
 
@@ -244,50 +255,6 @@ impl Builder {
         self.reached.place = self.here.clone();
         self.reached.begun = self.begun;
         Ok(())
-    }
-
-    /// Keeps the changes until they are decided, and the position before them.
-    fn prepare(&mut self, xid: Xid) -> Result<Option<Transaction>> {
-        let mut open = self.open.take().ok_or_else(outside)?;
-        self.held.get_or_insert_with(|| self.reached.clone());
-        self.pass(&open.gtid)?;
-        let part = open.last_part();
-        // Halted tables are halted now, whatever becomes of the transaction.
-        let (halts, changes) =
-            part.changes.into_iter().partition(|change| matches!(change, Change::Halt { .. }));
-        self.prepared.push(Prepared { xid, part: Part { changes, ..part } });
-        let bytes: usize = self
-            .prepared
-            .iter()
-            .flat_map(|prepared| prepared.part.changes.iter().map(Change::size))
-            .sum();
-        self.bound_prepared(bytes)?;
-        let halts = Part { first_ordinal: 1, changes: halts };
-        Ok(self.whole(&open, halts))
-    }
-
-    fn bound_prepared(&self, bytes: usize) -> Result<()> {
-        let limit = self.options.part_bytes.saturating_mul(PREPARED_PARTS_MAX);
-        if bytes <= limit {
-            return Ok(());
-        }
-        Err(Error::stop(
-            Code::Protocol,
-            format!(
-                "prepared XA transactions hold more than {limit} bytes; end them (`XA RECOVER` \
-                 lists them) or raise `batch_bytes`, then start again"
-            ),
-        ))
-    }
-
-    /// A prepared transaction is decided; its changes, if it is known.
-    fn decide(&mut self, xid: &Xid) -> Option<Part> {
-        let at = self.prepared.iter().position(|prepared| prepared.xid == *xid)?;
-        let part = self.prepared.remove(at).part;
-        if self.prepared.is_empty() {
-            self.held = None;
-        }
-        Some(part)
     }
 
     /// A new file, or the one that reading begins in. That may be an older one than ours, in which

@@ -93,7 +93,10 @@ impl Progress {
 
     /// An XA transaction has ended in the log; known before it is delivered.
     pub fn xa_ended(&self, log: u64, xid: Xid) {
-        if let Some(open) = &mut self.lock().open {
+        // It is said again with each part.
+        if let Some(open) = &mut self.lock().open
+            && open.xa.back() != Some(&(log, xid.clone()))
+        {
             open.xa.push_back((log, xid));
             if open.xa.len() > XA_MAX {
                 open.xa.pop_front();

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::outcome::Committed;
 use crate::error::{Code, Error, Result};
-use crate::spool::Spool;
+use crate::spool::{self, Spool};
 
 /// Whether transactions are taken before their end. Shared by all sessions of a source.
 #[derive(Clone, Debug)]
@@ -109,8 +109,8 @@ impl Streamed {
         match taken {
             Ok(taken) => Ok(taken),
             Err(Failure::Wrong(error)) => Err(error),
-            Err(Failure::Disk(error)) if is_full(&error) => Ok(Taken::NoRoom(error)),
-            Err(Failure::Disk(error)) => Err(disk(&self.directory, &error)),
+            Err(Failure::Disk(error)) if spool::is_full(&error) => Ok(Taken::NoRoom(error)),
+            Err(Failure::Disk(error)) => Err(spool::failure(&self.directory, &error)),
         }
     }
 
@@ -209,19 +209,6 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         Failure::Disk(error)
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
-}
-
-fn disk(directory: &Path, error: &io::Error) -> Error {
-    let directory = directory.display();
-    let message = format!("put away a large transaction in {directory}: {error}");
-    Error::transient(Code::StateDisk, message)
 }
 
 /// The first bytes of a message, and the others.

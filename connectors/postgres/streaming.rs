@@ -5,12 +5,11 @@
 //! Surprise: time during which nobody asks for the next message is not silence of the source; it
 //! counts from the moment that we asked the source for a sign of life.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::feed::{ANSWER, GRACE, HEARTBEAT, Item, Pipeline};
 use super::lsn::Lsn;
@@ -18,14 +17,12 @@ use super::outcome::{self, Replay};
 use super::streamed::{Streamed, Taken};
 use super::walsender::{Frame, Walsender};
 use crate::error::{Code, Error, Result};
+use crate::spool::Room;
 
 /// A server that asks for replies this many times in a row within a second is shutting down: it
 /// waits until we confirm all of its log, which a slow target may not allow for long.
 const HURRY_MAX: u32 = 8;
 const HURRY_WINDOW: Duration = Duration::from_secs(1);
-/// How long a full disk is given before it is tried again, and how often people are told of it.
-const ROOM_EVERY: Duration = Duration::from_secs(2);
-const TELL_EVERY: Duration = Duration::from_secs(30);
 
 /// An open stream.
 pub struct Streaming {
@@ -37,7 +34,7 @@ pub struct Streaming {
     asking: Option<Pin<Box<dyn Future<Output = Result<Replay>> + Send>>>,
     /// A transaction that has ended and comes from the disk.
     replay: Option<Replay>,
-    told_of_no_room: Option<Instant>,
+    room: Room,
     reply_due: bool,
     /// How often the server has asked for a reply since then, with nothing else to say.
     hurry: (u32, Instant),
@@ -55,7 +52,7 @@ impl Streaming {
             walsender,
             asking: None,
             replay: None,
-            told_of_no_room: None,
+            room: Room::default(),
             reply_due: false,
             hurry: (0, now),
             heard: now,
@@ -106,7 +103,7 @@ impl Streaming {
                     match self.streamed.take(bytes).map_err(|error| self.doubt(error))? {
                         Taken::Plain => return Ok(Item::Message),
                         Taken::Kept => {
-                            self.told_of_no_room = None;
+                            self.room.found();
                             self.walsender.consume();
                         }
                         // The message stays until there is an answer.
@@ -114,7 +111,9 @@ impl Streaming {
                             let asking = outcome::ask(self.pipeline.clone(), committed);
                             self.asking = Some(Box::pin(asking));
                         }
-                        Taken::NoRoom(error) => self.wait_for_room(&error).await,
+                        Taken::NoRoom(error) => {
+                            self.room.wait(self.streamed.directory(), &error).await;
+                        }
                     }
                     continue;
                 }
@@ -134,19 +133,6 @@ impl Streaming {
             Code::Protocol => self.pipeline.early.give_up(error.message),
             _ => error,
         }
-    }
-
-    /// Nothing is lost meanwhile: the server keeps what we do not read.
-    async fn wait_for_room(&mut self, error: &io::Error) {
-        if self.told_of_no_room.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-            self.told_of_no_room = Some(Instant::now());
-            tracing::warn!(
-                directory = %self.streamed.directory().display(),
-                %error,
-                "no room on the disk for a large transaction: waiting until there is, so free some"
-            );
-        }
-        sleep(ROOM_EVERY).await;
     }
 
     /// The message that `peek` found.

@@ -16,6 +16,8 @@ for_each_pair! {
     s84_a_huge_transaction_within_256_mib: mariadb(sqlite / postgres mariadb);
     s86_prepared_transactions_count_when_they_are_committed: mariadb(postgres mariadb / sqlite);
     s86_a_transaction_prepared_before_the_first_copy: mariadb(sqlite / postgres mariadb);
+    s86_prepared_transactions_larger_than_memory: mariadb(sqlite postgres / mariadb);
+    s86_the_disk_is_full_while_a_large_transaction_is_prepared: mariadb(sqlite / postgres mariadb);
     cascades_that_the_log_does_not_have_are_refused: mariadb(sqlite / postgres mariadb);
     every_way_to_write_a_row_arrives: mariadb(sqlite postgres mariadb /);
     the_shop_arrives_with_full_row_metadata: mariadb(postgres / sqlite mariadb);
@@ -185,6 +187,71 @@ async fn s86_a_transaction_prepared_before_the_first_copy(pair: Pair) {
     world.execute("XA COMMIT 'new'").await;
     again.wait().await.must_exit(0);
     world.catch_up().await;
+    world.must_be_equal().await;
+}
+
+/// Rows of some ten megabytes in the log, with these numbers.
+fn many_rows(pair: Pair, from: u32) -> String {
+    format!(
+        "INSERT INTO t SELECT n + {from}, n, left(sha2(n, 224), 50), repeat(sha2(n, 224), 18)
+             FROM {series};
+         UPDATE t SET a = 0 WHERE id > {from} AND id % 20 = 0;
+         DELETE FROM t WHERE id > {from} AND id % 15 = 0",
+        series = pair.source.series(10_000)
+    )
+}
+
+async fn s86_prepared_transactions_larger_than_memory(pair: Pair) {
+    let mut world = World::new(pair, SQL).await;
+    world.configure("pipeline.batch_bytes", "64KiB");
+    let mut daemon = world.run(&[]);
+    world.arrival(&mut daemon).await;
+    let change = format!("{}; UPDATE t SET v = 'large' WHERE id < 3", many_rows(pair, 100));
+    prepare(&world, "yes", &change).await;
+    prepare(&world, "no", &many_rows(pair, 20_000)).await;
+    world.execute("UPDATE t SET v = 'meanwhile' WHERE id = 4").await;
+    world.arrival(&mut daemon).await;
+    let kept = world.ask_target("SELECT count(*) FROM t").await;
+    assert_eq!(kept.as_deref(), Some("4"), "what is prepared does not count");
+    daemon.kill().await;
+    let mut daemon = world.run(&[]);
+    world.arrival(&mut daemon).await;
+    world.execute("XA COMMIT 'yes'").await;
+    // In the middle of its parts, or before or behind them.
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    daemon.kill().await;
+    let mut daemon = world.run(&[]);
+    world.execute("UPDATE t SET a = a + 1 WHERE id < 9000 AND id % 7 = 0; XA ROLLBACK 'no'").await;
+    let quick = many_rows(pair, 40_000);
+    world
+        .execute(&format!("XA START 'quick'; {quick}; XA END 'quick'; XA COMMIT 'quick' ONE PHASE"))
+        .await;
+    world.arrival(&mut daemon).await;
+    assert!(!daemon.has_said("connection lost"), "{}", daemon.stderr());
+    daemon.terminate().await.must_exit(0);
+    world.must_be_equal().await;
+}
+
+/// A limit on the size of files stands for the full disk.
+async fn s86_the_disk_is_full_while_a_large_transaction_is_prepared(pair: Pair) {
+    let mut world = World::new(pair, SQL).await;
+    world.configure("pipeline.batch_bytes", "64KiB");
+    let mut daemon = world.run_where_files_can_be_limited();
+    world.arrival(&mut daemon).await;
+    daemon.limit_files(Some(4 << 20));
+    prepare(&world, "yes", &many_rows(pair, 100)).await;
+    world.execute("UPDATE t SET v = 'behind' WHERE id = 4").await;
+    wait_until("it says that there is no room", async || {
+        daemon.must_be_running();
+        daemon.has_said("no room on the disk for a large transaction")
+    })
+    .await;
+    daemon.limit_files(None);
+    world.arrival(&mut daemon).await;
+    world.execute("XA COMMIT 'yes'").await;
+    world.arrival(&mut daemon).await;
+    assert!(!daemon.has_said("connection lost"), "{}", daemon.stderr());
+    daemon.terminate().await.must_exit(0);
     world.must_be_equal().await;
 }
 

@@ -33,10 +33,6 @@ impl Builder {
                 }
                 let part = self.next_part()?;
                 self.read_rows(&plan, rows)?;
-                let open = self.open.as_ref().ok_or_else(outside)?;
-                if open.is_xa {
-                    self.bound_prepared(open.bytes())?;
-                }
                 Ok(part)
             }
         }

@@ -1,10 +1,11 @@
 //! What the builder makes of statements: the ends of transactions, savepoints, the decisions about
 //! XA transactions, and what happens to tables without row events.
 
+use super::xa::Coming;
 use super::{Builder, Step, halted, outside, wrong};
 use crate::change::{Change, Transaction};
 use crate::error::{Code, Error, Result};
-use crate::mysql::binlog::{Gtid, Header, MariadbKind, Query, Xid};
+use crate::mysql::binlog::{Gtid, Header, MariadbKind, Query};
 use crate::mysql::ddl::{Effect, Statement};
 use crate::mysql::shapes::Resolved;
 use crate::schema::TableName;
@@ -26,13 +27,16 @@ impl Builder {
         if let Some(ask) = self.question(&statement) {
             return Ok(Step::Ask(ask));
         }
+        if let Some(step) = self.before(&Coming::of_statement(&statement))? {
+            return Ok(step);
+        }
         self.advance(header)?;
         let part = self.statement(statement)?;
         let is_over = self.open.as_ref().is_some_and(|open| !open.has_events);
         if !is_over {
             return Ok(Step::Taken(part));
         }
-        // One statement is never more than one part.
+        // What is left of it is never more than one part.
         self.commit().map(Step::Taken)
     }
 
@@ -112,26 +116,6 @@ impl Builder {
         let result = work(self, &mut open);
         self.open = Some(open);
         result.map(|()| None)
-    }
-
-    fn xa_commit(&mut self, xid: &Xid) -> Result<Option<Transaction>> {
-        let Some(part) = self.decide(xid) else {
-            return Err(Error::stop(
-                Code::PartialRow,
-                "an XA transaction is committed that was prepared before the log was opened, so \
-                 its rows are not known; see that `XA RECOVER` lists nothing, then run \
-                 `driftless run --resync`",
-            ));
-        };
-        let open = self.open.as_mut().ok_or_else(outside)?;
-        for change in part.changes {
-            // A table may have been halted since. The rest moves up, which is harmless: this is
-            // one part, and either all of it was applied before or nothing.
-            if self.shapes.followed(change.table()).is_some() {
-                open.push(change)?;
-            }
-        }
-        Ok(None)
     }
 
     fn tables(&mut self, effects: &[(TableName, Effect)]) -> Result<Option<Transaction>> {

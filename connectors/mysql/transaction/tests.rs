@@ -3,3 +3,4 @@
 mod captured;
 mod made;
 mod story;
+mod xa;

@@ -21,7 +21,13 @@ fn builder(name: &str, fixture: &fixtures::Fixture, part_bytes: usize) -> Builde
         begun: None,
     };
     let layouts = fixture.tables.iter().map(|(layout, _)| layout.clone()).collect();
-    let options = Options { epoch: 1, part_bytes, zero_dates: ZeroDates::Null, fold_names: false };
+    let options = Options {
+        epoch: 1,
+        part_bytes,
+        spool: std::env::temp_dir(),
+        zero_dates: ZeroDates::Null,
+        fold_names: false,
+    };
     Builder::new(from, layouts, &[], options).unwrap()
 }
 

@@ -13,7 +13,7 @@ use crate::mysql::gtid::MariadbGtid;
 use crate::mysql::layout::Layout;
 use crate::mysql::transaction::{Builder, Options, Step};
 
-fn table() -> Layout {
+pub(super) fn table() -> Layout {
     layout("t", &[("key", "k", "int(11)"), ("column", "v", "int(11)")])
 }
 
@@ -25,15 +25,21 @@ fn builder(offset: u64, part_bytes: usize) -> Builder {
         delivered: None,
         begun: None,
     };
-    let options = Options { epoch: 1, part_bytes, zero_dates: ZeroDates::Stop, fold_names: true };
+    let options = Options {
+        epoch: 1,
+        part_bytes,
+        spool: std::env::temp_dir(),
+        zero_dates: ZeroDates::Stop,
+        fold_names: true,
+    };
     Builder::new(from, vec![table()], &[], options).unwrap()
 }
 
-fn gtid(sequence: u64, kind: MariadbKind) -> Event<'static> {
+pub(super) fn gtid(sequence: u64, kind: MariadbKind) -> Event<'static> {
     Event::Gtid(Gtid::Mariadb { gtid: MariadbGtid { domain: 0, server: 1, sequence }, kind })
 }
 
-fn query(text: &'static str) -> Event<'static> {
+pub(super) fn query(text: &'static str) -> Event<'static> {
     Event::Query(Query {
         database: "cmp",
         text: Cow::Borrowed(text),
@@ -46,12 +52,12 @@ fn query(text: &'static str) -> Event<'static> {
 const TABLE_MAP: &[u8] =
     &[7, 0, 0, 0, 0, 0, 0, 0, 3, b'c', b'm', b'p', 0, 1, b'T', 0, 2, 3, 3, 0, 0];
 
-fn table_map() -> Event<'static> {
+pub(super) fn table_map() -> Event<'static> {
     Event::TableMap { id: 7, body: TABLE_MAP }
 }
 
 /// Inserts of (k, k) with all columns.
-fn insert(keys: &[u8]) -> Event<'static> {
+pub(super) fn insert(keys: &[u8]) -> Event<'static> {
     let mut body = vec![2, 0b11];
     for key in keys {
         body.extend_from_slice(&[0, *key, 0, 0, 0, *key, 0, 0, 0]);
@@ -59,16 +65,26 @@ fn insert(keys: &[u8]) -> Event<'static> {
     Event::Rows(Rows { table: 7, operation: Operation::Insert, body: Cow::Owned(body) })
 }
 
-fn header(size: u32, end: u32) -> Header {
+pub(super) fn header(size: u32, end: u32) -> Header {
     Header { timestamp: 5, size, end, ..Header::default() }
 }
 
-fn feed(builder: &mut Builder, events: &[(u32, u32, Event<'_>)]) -> Result<Vec<Transaction>> {
+pub(super) fn feed(
+    builder: &mut Builder,
+    events: &[(u32, u32, Event<'_>)],
+) -> Result<Vec<Transaction>> {
     let mut transactions = Vec::new();
     for (size, end, event) in events {
-        match builder.feed(&header(*size, *end), event)? {
-            Step::Taken(transaction) => transactions.extend(transaction),
-            Step::Ask(table) => panic!("asked for {table}"),
+        loop {
+            match builder.feed(&header(*size, *end), event)? {
+                Step::Taken(transaction) => {
+                    transactions.extend(transaction);
+                    break;
+                }
+                Step::Part(part) => transactions.push(part),
+                Step::Ask(table) => panic!("asked for {table}"),
+                Step::NoRoom(error) => panic!("{error}"),
+            }
         }
     }
     Ok(transactions)

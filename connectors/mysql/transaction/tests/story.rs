@@ -38,7 +38,13 @@ fn builder(from: Bookmark, fixture: &Fixture, zero_dates: ZeroDates) -> Builder 
         layout("m", &[("key", "k", "int"), int("v"), int("w")]),
     ];
     let earlier: Vec<_> = earlier.iter().map(|layout| layout.schema.clone()).collect();
-    let options = Options { epoch: 3, part_bytes: 1 << 20, zero_dates, fold_names: false };
+    let options = Options {
+        epoch: 3,
+        part_bytes: 1 << 20,
+        spool: std::env::temp_dir(),
+        zero_dates,
+        fold_names: false,
+    };
     Builder::new(from, now(fixture), &earlier, options).unwrap()
 }
 
