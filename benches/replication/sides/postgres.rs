@@ -226,7 +226,7 @@ fn updates(count: u64, range: u64) -> String {
     format!(
         "DO $$ BEGIN FOR lowest IN 1..{count} BY 100 LOOP \
          UPDATE events SET amount = amount + 1, score = score * 2, name = 'changed ' || n \
-         FROM (SELECT n, 1 + (n * 7919) % {range} AS row \
+         FROM (SELECT n, 1 + (n::bigint * 7919) % {range} AS row \
          FROM generate_series(lowest, least(lowest + 99, {count})) AS n) AS which \
          WHERE id = which.row; COMMIT; END LOOP; END $$"
     )
