@@ -56,14 +56,20 @@ pub fn to_days(year: i64, month: i64, day: i64) -> Option<i64> {
     let (era, year_of_era) = (years.div_euclid(400), years.rem_euclid(400));
     let day_of_year = (153 * from_march + 2) / 5 + day - 1;
     let day_of_era = 365 * year_of_era + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    has_day(year, month, day).then_some(era * 146_097 + day_of_era - 719_468)
+}
+
+/// Whether the calendar has this day.
+#[must_use]
+pub fn has_day(year: i64, month: i64, day: i64) -> bool {
     let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let length = match month {
         2 => 28 + i64::from(is_leap),
         4 | 6 | 9 | 11 => 30,
         1..=12 => 31,
-        _ => return None,
+        _ => return false,
     };
-    (1..=length).contains(&day).then_some(era * 146_097 + day_of_era - 719_468)
+    (1..=length).contains(&day)
 }
 
 #[cfg(test)]

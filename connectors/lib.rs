@@ -10,6 +10,7 @@ pub mod change;
 pub mod error;
 mod finding;
 pub mod float;
+mod hex;
 mod key_order;
 pub mod memory;
 pub mod mysql;

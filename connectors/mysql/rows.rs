@@ -18,8 +18,8 @@ use super::{decimal, json};
 use crate::ZeroDates;
 use crate::calendar;
 use crate::change::{Cell, Row, RowBuilder};
-use crate::float;
 use crate::schema::TableSchema;
+use crate::{float, hex};
 
 /// How rows of one table map become rows of a table.
 #[derive(Debug)]
@@ -432,7 +432,7 @@ fn push_uuid(bytes: [u8; 16], out: &mut Vec<u8>) {
         if number > 0 {
             out.push(b'-');
         }
-        text::push_hexadecimal(&bytes[part], out);
+        hex::push(&bytes[part], out);
     }
 }
 

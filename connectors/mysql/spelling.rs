@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 
 use super::quote;
+use crate::hex;
 
 /// A place that values are spelled into.
 pub trait Spelling {
@@ -129,7 +130,7 @@ impl Spelling for Fields {
 
     fn hexadecimal(&mut self, digits: &str) {
         for pair in digits.as_bytes().chunks_exact(2) {
-            self.bytes(&[digit(pair[0]) << 4 | digit(pair[1])]);
+            self.bytes(&[hex::pair(pair[0], pair[1]).0]);
         }
     }
 
@@ -144,14 +145,6 @@ impl Spelling for Fields {
             rest = &rest[at + 1..];
         }
         self.0.extend_from_slice(rest);
-    }
-}
-
-/// What a hexadecimal digit is worth.
-fn digit(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        _ => (digit | 0x20) - b'a' + 10,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::bytes::Malformed;
 use crate::ZeroDates;
+use crate::{calendar, hex};
 
 /// Appends a number.
 pub fn push_unsigned(number: u64, out: &mut Vec<u8>) {
@@ -34,16 +35,8 @@ pub fn push_bytes(bytes: &[u8], length_min: usize, out: &mut Vec<u8>) {
     let padding = length_min.saturating_sub(bytes.len());
     out.reserve(2 + 2 * (bytes.len() + padding));
     out.extend_from_slice(b"\\x");
-    push_hexadecimal(bytes, out);
+    hex::push(bytes, out);
     out.extend(std::iter::repeat_n(b'0', 2 * padding));
-}
-
-/// Appends bytes as hexadecimal digits.
-pub fn push_hexadecimal(bytes: &[u8], out: &mut Vec<u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-    }
 }
 
 /// Appends so many low bits of a number.
@@ -102,14 +95,7 @@ pub struct Clock {
 impl Date {
     fn is_in_calendar(self) -> bool {
         let Date { year, month, day } = self;
-        let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-        let days = match month {
-            2 => 28 + u8::from(is_leap),
-            4 | 6 | 9 | 11 => 30,
-            1..=12 => 31,
-            _ => return false,
-        };
-        (1..=9999).contains(&year) && (1..=days).contains(&day)
+        (1..=9999).contains(&year) && calendar::has_day(year.into(), month.into(), day.into())
     }
 }
 

@@ -25,6 +25,7 @@ mod tests;
 mod time;
 
 use crate::change::Timestamp;
+use crate::hex;
 
 /// How values of a type are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +149,7 @@ impl Encoding {
             Encoding::Char => push_fixed(octets::character(text)?, out),
             Encoding::Numeric => push_measured(out, |out| number::push_numeric(text, out))?,
             Encoding::Bytes => {
-                push_measured(out, |out| octets::push_hex(text.strip_prefix(b"\\x")?, out))?
+                push_measured(out, |out| hex::push_bytes(text.strip_prefix(b"\\x")?, out))?
             }
             Encoding::Hardware(count) => {
                 push_measured(out, |out| octets::push_hardware(text, usize::from(count), out))?

@@ -10,6 +10,7 @@
 
 use super::quote;
 use super::types;
+use crate::hex;
 use crate::schema::{TableName, TableSchema};
 use crate::version::Version;
 
@@ -48,7 +49,7 @@ pub const IN_BINARY: &str = " (FORMAT binary)";
 #[must_use]
 pub fn version(version: Version) -> String {
     let mut digits = Vec::new();
-    types::push_hex(&mut digits, &version.to_bytes());
+    hex::push(&version.to_bytes(), &mut digits);
     format!("decode('{}', 'hex')", String::from_utf8_lossy(&digits))
 }
 

@@ -8,6 +8,7 @@ use std::io::Write as _;
 
 use crate::calendar::Civil;
 use crate::change::Timestamp;
+use crate::hex;
 use crate::schema::{Column, ColumnType, Engine, TableSchema};
 use crate::version::Version;
 
@@ -119,31 +120,10 @@ pub fn has_loose_key(table: &TableSchema) -> bool {
     })
 }
 
-/// Appends bytes as hexadecimal digits.
-pub fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    out.reserve(bytes.len() * 2);
-    for byte in bytes {
-        out.push(DIGITS[usize::from(byte >> 4)]);
-        out.push(DIGITS[usize::from(byte & 15)]);
-    }
-}
-
-/// Reads what `push_hex` writes; `None` for anything else.
-#[must_use]
-pub fn parse_hex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    let digit = |d: u8| char::from(d).to_digit(16).map(|d| d as u8);
-    if digits.len() % 2 == 1 {
-        return None;
-    }
-    digits.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
-}
-
 /// A version out of what PostgreSQL prints for a `bytea`.
 #[must_use]
 pub fn parse_version(text: &str) -> Option<Version> {
-    Version::from_bytes(&parse_hex(text.strip_prefix("\\x")?)?)
+    Version::from_bytes(&hex::parse(text.strip_prefix("\\x")?)?)
 }
 
 /// Appends an instant as PostgreSQL reads it, in UTC.
@@ -239,15 +219,5 @@ mod tests {
         check_timestamp(-1, "1969-12-31 23:59:59.999999+00");
         check_timestamp(951_782_400_000_001, "2000-02-29 00:00:00.000001+00");
         check_timestamp(-62_135_596_800_000_001, "0001-12-31 23:59:59.999999+00 BC");
-    }
-
-    #[test]
-    fn hexadecimal_digits_read_back() {
-        let mut text = Vec::new();
-        push_hex(&mut text, &[0, 0x5c, 0xff]);
-        assert_eq!(parse_hex("005cff"), Some(vec![0, 0x5c, 0xff]));
-        assert_eq!(text, b"005cff");
-        assert_eq!(parse_hex("0g"), None);
-        assert_eq!(parse_hex("0"), None);
     }
 }

@@ -4,6 +4,7 @@
 //! them, and write it so themselves.
 
 use super::super::binlog::Xid;
+use crate::hex;
 use crate::schema::TableName;
 
 /// The smallest part that means something.
@@ -268,8 +269,6 @@ impl<'a> Tokens<'a> {
         if !is_hexadecimal {
             return Some(text.clone().into_bytes());
         }
-        let digit = |digit: u8| char::from(digit).to_digit(16);
-        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-        pairs.iter().map(|&[a, b]| u8::try_from(digit(a)? << 4 | digit(b)?).ok()).collect()
+        hex::parse(text)
     }
 }

@@ -1,37 +1,6 @@
 //! Bytes, bits and what is made of them, in binary, of canonical text.
 
-/// Not a hexadecimal digit.
-const NONE: u8 = 0xff;
-
-/// The value of each byte as a hexadecimal digit.
-const DIGITS: [u8; 256] = {
-    let mut digits = [NONE; 256];
-    let mut value = 0;
-    while value < 16 {
-        digits[b"0123456789abcdef"[value] as usize] = value as u8;
-        digits[b"0123456789ABCDEF"[value] as usize] = value as u8;
-        value += 1;
-    }
-    digits
-};
-
-/// The byte of two digits, and a mark that is above 15 if one of them is none.
-fn pair(high: u8, low: u8) -> (u8, u8) {
-    let (high, low) = (DIGITS[usize::from(high)], DIGITS[usize::from(low)]);
-    (high << 4 | low, high | low)
-}
-
-/// Appends what hexadecimal digits stand for.
-pub fn push_hex(digits: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    let pairs = digits.chunks_exact(2);
-    let mut marks = pairs.remainder().len() as u8 * NONE;
-    out.extend(pairs.map(|two| {
-        let (byte, mark) = pair(two[0], two[1]);
-        marks |= mark;
-        byte
-    }));
-    (marks < 16).then_some(())
-}
+use crate::hex::pair;
 
 /// The bytes of `a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11`.
 pub fn uuid(text: &[u8]) -> Option<[u8; 16]> {

@@ -14,6 +14,7 @@ use super::stage::Staged;
 use super::{Attempt, Failure, PostgresTarget, into_row, last_count, text};
 use crate::change::{Applied, Batch, Key, TableBatch};
 use crate::error::{Code, Error, Result};
+use crate::hex;
 use crate::part::TablePart;
 use crate::postgres::{connect, quote, sql, types};
 use crate::records::{self, Records};
@@ -289,7 +290,7 @@ fn read_replies(batch: &Batch, replies: &[SimpleQueryRow]) -> Result<(Missing, b
             continue;
         }
         let number: usize = text(row, 1)?.parse().map_err(|_| damaged())?;
-        let key = types::parse_hex(text(row, 2)?).and_then(|bytes| Key::from_bytes(&bytes));
+        let key = hex::parse(text(row, 2)?).and_then(|bytes| Key::from_bytes(&bytes));
         missing.entry(number).or_default().push(key.ok_or_else(damaged)?);
     }
     let name = |number: usize| batch.tables[number].table.name.clone();

@@ -9,6 +9,7 @@ use std::io::Write as _;
 use bytes::Bytes;
 
 use crate::change::{Cell, Timestamp};
+use crate::hex;
 use crate::postgres::binary::{self, Encoding};
 use crate::postgres::{copy, types};
 use crate::version::Version;
@@ -93,7 +94,7 @@ impl<'a> RowWriter<'a> {
                     // The backslash is itself escaped in COPY's text.
                     Some(bytes) => {
                         out.extend_from_slice(b"\\\\x");
-                        types::push_hex(out, bytes);
+                        hex::push(bytes, out);
                     }
                     None => copy::encode_cell(out, Cell::Null),
                 }
