@@ -187,9 +187,43 @@ impl Room {
     }
 }
 
-/// Whether the disk has no room, so that the same may be tried again.
-#[must_use]
-pub fn is_full(error: &io::Error) -> bool {
+/// Why something could not be put away, or be read again.
+#[derive(Debug)]
+pub enum Failure {
+    /// It was not for the disk.
+    Ours(Error),
+    /// The disk.
+    Disk(io::Error),
+}
+
+impl Failure {
+    /// What a disk without room says: the same may be tried again.
+    ///
+    /// # Errors
+    /// Everything else; `state-disk` (transient) if the disk fails.
+    pub fn no_room(self, directory: &Path) -> Result<io::Error, Error> {
+        match self {
+            Failure::Ours(error) => Err(error),
+            Failure::Disk(error) if is_full(&error) => Ok(error),
+            Failure::Disk(error) => Err(failure(directory, &error)),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Ours(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Disk(error)
+    }
+}
+
+/// Whether the disk has no room.
+fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
@@ -197,8 +231,7 @@ pub fn is_full(error: &io::Error) -> bool {
 }
 
 /// The disk fails.
-#[must_use]
-pub fn failure(directory: &Path, error: &io::Error) -> Error {
+fn failure(directory: &Path, error: &io::Error) -> Error {
     let directory = directory.display();
     let message = format!("put away a large transaction in {directory}: {error}");
     Error::transient(Code::StateDisk, message)

@@ -8,13 +8,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::outcome::Committed;
 use crate::error::{Code, Error, Result};
-use crate::spool::{self, Spool};
+use crate::spool::{Failure, Spool};
 
 /// Whether transactions are taken before their end. Shared by all sessions of a source.
 #[derive(Clone, Debug)]
@@ -79,12 +79,6 @@ impl Streamed {
         Streamed { directory, block: None, open: HashMap::new() }
     }
 
-    /// Where files go.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Whether messages of a transaction in progress are coming.
     #[must_use]
     pub fn in_block(&self) -> bool {
@@ -108,9 +102,7 @@ impl Streamed {
         };
         match taken {
             Ok(taken) => Ok(taken),
-            Err(Failure::Wrong(error)) => Err(error),
-            Err(Failure::Disk(error)) if spool::is_full(&error) => Ok(Taken::NoRoom(error)),
-            Err(Failure::Disk(error)) => Err(spool::failure(&self.directory, &error)),
+            Err(failure) => failure.no_room(&self.directory).map(Taken::NoRoom),
         }
     }
 
@@ -200,17 +192,6 @@ impl InProgress {
 
 type Attempt = std::result::Result<Taken, Failure>;
 
-enum Failure {
-    Wrong(Error),
-    Disk(io::Error),
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure::Disk(error)
-    }
-}
-
 /// The first bytes of a message, and the others.
 fn split<const N: usize>(message: &[u8]) -> std::result::Result<(&[u8; N], &[u8]), Failure> {
     message.split_first_chunk().ok_or_else(|| wrong("a message is cut off"))
@@ -226,7 +207,7 @@ fn trailing() -> Failure {
 
 fn wrong(what: impl std::fmt::Display) -> Failure {
     let message = format!("the log of the source makes no sense: {what}");
-    Failure::Wrong(Error::stop(Code::Protocol, message))
+    Error::stop(Code::Protocol, message).into()
 }
 
 #[cfg(test)]

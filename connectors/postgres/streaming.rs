@@ -112,7 +112,7 @@ impl Streaming {
                             self.asking = Some(Box::pin(asking));
                         }
                         Taken::NoRoom(error) => {
-                            self.room.wait(self.streamed.directory(), &error).await;
+                            self.room.wait(&self.pipeline.spool, &error).await;
                         }
                     }
                     continue;

@@ -13,7 +13,7 @@ use crate::mysql::binlog::{Event, Xid};
 use crate::mysql::ddl::Statement;
 use crate::mysql::open::{Part, Prepared};
 use crate::mysql::shelf::{Item, Shelf};
-use crate::spool;
+use crate::spool::Failure;
 
 /// XA transactions may hold so many times the bytes of a part in memory.
 const MEMORY_PARTS_MAX: usize = 4;
@@ -51,20 +51,14 @@ impl<'a> Coming<'a> {
     }
 }
 
-/// Why something could not be done.
-enum Failure {
-    Wrong(Error),
-    Disk(io::Error),
-}
-
 impl Builder {
     /// Does what must be done before an event is taken. With a step it is not taken yet.
     pub(super) fn before(&mut self, coming: &Coming<'_>) -> Result<Option<Step>> {
         match self.try_before(coming) {
             Ok(part) => Ok(part.map(Step::Part)),
-            Err(Failure::Wrong(error)) => Err(error),
-            Err(Failure::Disk(error)) if spool::is_full(&error) => Ok(Some(Step::NoRoom(error))),
-            Err(Failure::Disk(error)) => Err(spool::failure(&self.options.spool, &error)),
+            Err(failure) => {
+                failure.no_room(&self.options.spool).map(|full| Some(Step::NoRoom(full)))
+            }
         }
     }
 
@@ -215,17 +209,5 @@ impl Builder {
             }
         }
         Ok(None)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure::Wrong(error)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure::Disk(error)
     }
 }
