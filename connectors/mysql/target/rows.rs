@@ -10,10 +10,11 @@ use sha2::{Digest, Sha256};
 
 use super::MysqlTarget;
 use super::records::bytes;
+use crate::calendar::utc_text;
 use crate::change::{Cell, Key, RowDelete, RowUpsert, Timestamp};
 use crate::error::{Code, Error, Result};
 use crate::key_order::by_key;
-use crate::mysql::quote;
+use crate::mysql::spelling::Spelling;
 use crate::mysql::sql::{self, TableSql};
 use crate::mysql::target_types::StoredColumn;
 use crate::mysql::target_values::{decode, encode, stored};
@@ -315,7 +316,7 @@ impl MysqlTarget {
             let encoded = match cell {
                 Cell::Value(value) => encode(table.columns[index].form, value, out),
                 Cell::Null => {
-                    out.push_str("NULL");
+                    out.null();
                     Ok(())
                 }
                 Cell::Absent => Err("a cell is absent"),
@@ -326,12 +327,12 @@ impl MysqlTarget {
             }
             out.push_str(", ");
         }
-        out.push_str(&sql::instant(row.updated_at));
+        out.time(&utc_text(row.updated_at));
         if self.options.soft_deletes {
             out.push_str(if row.deleted { ", 1" } else { ", 0" });
         }
         out.push_str(", ");
-        out.push_str(&quote::bytes(&row.version.to_bytes()));
+        Spelling::bytes(out, &row.version.to_bytes());
         out.push(')');
         Ok(())
     }
