@@ -10,7 +10,7 @@ use driftless::demo::server::session::Session;
 use driftless::demo::server::{Engine, Server, ServerOptions};
 use driftless::demo::{Error, Result};
 
-use super::{FINISH, FINISHED, Side, TICKS, Table, WORK};
+use super::{FINISHED, Side, Table, WORK};
 use crate::workloads::{Backlog, Size, Workload, Writes};
 
 /// How long the pages that wait to be written may take.
@@ -110,12 +110,7 @@ pub async fn open_target(side: &Side, database: &str) -> Result<()> {
 async fn define(side: &Side, database: &str, workload: Workload) -> Result<()> {
     let session = side.session(database).await?;
     for &table in Table::of(workload) {
-        let sql = match table {
-            Table::Events => EVENTS,
-            Table::Ticks => TICKS,
-            Table::Finish => FINISH,
-        };
-        session.batch_execute(sql).await?;
+        session.batch_execute(table.definition(EVENTS)).await?;
     }
     Ok(())
 }

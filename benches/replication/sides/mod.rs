@@ -102,6 +102,15 @@ impl Table {
             Workload::Latency => &[Table::Ticks, Table::Finish],
         }
     }
+
+    /// The statement that makes it; that of the events has the types of the server.
+    fn definition(self, events: &'static str) -> &'static str {
+        match self {
+            Table::Events => events,
+            Table::Ticks => TICKS,
+            Table::Finish => FINISH,
+        }
+    }
 }
 
 impl fmt::Display for Table {

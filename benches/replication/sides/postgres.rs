@@ -11,7 +11,7 @@ use driftless::demo::server::session::Session;
 use driftless::demo::server::{Engine, PASSWORD, Server, ServerOptions, Shutdown, USER};
 use driftless::demo::{Error, Result};
 
-use super::{FINISH, FINISHED, Side, TICKS, Table, WORK, program_of};
+use super::{FINISHED, Side, Table, WORK, program_of};
 use crate::workloads::{Backlog, Size, Workload, Writes};
 
 /// The publication of those who need one.
@@ -85,12 +85,7 @@ pub async fn open_target(
 async fn define(side: &Side, database: &str, workload: Workload, size: Option<Size>) -> Result<()> {
     let session = side.session(database).await?;
     for &table in Table::of(workload) {
-        let sql = match table {
-            Table::Events => EVENTS,
-            Table::Ticks => TICKS,
-            Table::Finish => FINISH,
-        };
-        session.batch_execute(sql).await?;
+        session.batch_execute(table.definition(EVENTS)).await?;
     }
     if workload == Workload::Pgbench {
         // A target gets the tables, a source also the rows.
