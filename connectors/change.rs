@@ -1,195 +1,17 @@
 //! What travels: rows, keys, changes, transactions, chunks; and the batch that a target applies.
 
+mod row;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::row::{Cell, Row, RowBuilder};
 use crate::error::Code;
 use crate::schema::{TableName, TableSchema};
 use crate::version::{Position, Version};
-
-/// One value. Absent is not NULL: it must never overwrite anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cell<'a> {
-    /// A value in the canonical text form of its `ColumnType`.
-    Value(&'a [u8]),
-    /// SQL NULL.
-    Null,
-    /// The log did not carry this column.
-    Absent,
-}
-
-/// The cells of one row in the order of its schema's columns, in one allocation: a table of
-/// (offset, length) pairs, then the values.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Row(Box<[u8]>);
-
-const SPAN: usize = 8;
-const NULL: u32 = u32::MAX;
-const ABSENT: u32 = u32::MAX - 1;
-
-impl Row {
-    /// Builds a row from its cells.
-    pub fn from_cells<'a>(cells: impl IntoIterator<Item = Cell<'a>>) -> Row {
-        let cells: Vec<Cell<'a>> = cells.into_iter().collect();
-        let mut row = RowBuilder::new(cells.len(), cells.iter().map(|cell| cell.len()).sum());
-        cells.into_iter().for_each(|cell| row.push(cell));
-        row.finish()
-    }
-
-    /// How many cells it has.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        // The first value begins where the table of spans ends.
-        if self.0.is_empty() { 0 } else { self.number(0) as usize / SPAN }
-    }
-
-    /// Whether it has no cells.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The cell at this place.
-    ///
-    /// # Panics
-    /// If the row has fewer cells: a defect, rows and schemas travel together.
-    #[must_use]
-    pub fn cell(&self, index: usize) -> Cell<'_> {
-        assert!(index < self.len(), "cell {index} of a row of {}", self.len());
-        let offset = self.number(index * SPAN) as usize;
-        match self.number(index * SPAN + 4) {
-            NULL => Cell::Null,
-            ABSENT => Cell::Absent,
-            length => Cell::Value(&self.0[offset..offset + length as usize]),
-        }
-    }
-
-    /// Whether the key columns have values, as every row of a log must.
-    #[must_use]
-    pub fn has_key(&self, table: &TableSchema) -> bool {
-        table.key.iter().all(|&index| matches!(self.cell(index), Cell::Value(_)))
-    }
-
-    /// All cells in order.
-    pub fn cells(&self) -> impl ExactSizeIterator<Item = Cell<'_>> {
-        (0..self.len()).map(|index| self.cell(index))
-    }
-
-    /// Whether any cell is absent.
-    #[must_use]
-    pub fn has_absent(&self) -> bool {
-        self.cells().any(|cell| cell == Cell::Absent)
-    }
-
-    /// This row, with its absent cells taken from `older`.
-    #[must_use]
-    pub fn filled_from(&self, older: &Row) -> Row {
-        let pick = |(new, old)| if new == Cell::Absent { old } else { new };
-        Row::from_cells(self.cells().zip(older.cells()).map(pick))
-    }
-
-    /// The stored form.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Reads the stored form; `None` if it is damaged.
-    #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Option<Row> {
-        let cells = bytes.first_chunk().map_or(0, |first| u32::from_le_bytes(*first) as usize);
-        let (spans, []) = bytes.get(..cells)?.as_chunks::<SPAN>() else { return None };
-        let is_within = |&[a, b, c, d, length @ ..]: &[u8; SPAN]| {
-            let offset = u32::from_le_bytes([a, b, c, d]) as usize;
-            let length = match u32::from_le_bytes(length) {
-                NULL | ABSENT => 0,
-                length => length as usize,
-            };
-            offset.checked_add(length).is_some_and(|end| end <= bytes.len())
-        };
-        let is_whole = bytes.is_empty() == spans.is_empty() && spans.iter().all(is_within);
-        is_whole.then(|| Row(bytes.into()))
-    }
-
-    /// Bytes held.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.0.len() + std::mem::size_of::<Row>()
-    }
-
-    fn number(&self, at: usize) -> u32 {
-        u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
-    }
-}
-
-/// A row whose number of cells and whose size are known before its cells are. With the right size
-/// it is built in one allocation.
-#[derive(Debug)]
-pub struct RowBuilder {
-    bytes: Vec<u8>,
-    cells: usize,
-    pushed: usize,
-}
-
-impl RowBuilder {
-    /// For so many cells with about so many bytes of values.
-    #[must_use]
-    pub fn new(cells: usize, value_bytes: usize) -> RowBuilder {
-        let mut bytes = Vec::with_capacity(cells * SPAN + value_bytes);
-        bytes.resize(cells * SPAN, 0);
-        RowBuilder { bytes, cells, pushed: 0 }
-    }
-
-    /// Appends the next cell.
-    ///
-    /// # Panics
-    /// If there are more cells than were announced: a defect.
-    pub fn push(&mut self, cell: Cell<'_>) {
-        assert!(self.pushed < self.cells, "a row has more cells than were announced");
-        let offset = self.bytes.len() as u32;
-        let length = match cell {
-            Cell::Value(value) => {
-                self.bytes.extend_from_slice(value);
-                value.len() as u32
-            }
-            Cell::Null => NULL,
-            Cell::Absent => ABSENT,
-        };
-        let at = self.pushed * SPAN;
-        self.bytes[at..at + 4].copy_from_slice(&offset.to_le_bytes());
-        self.bytes[at + 4..at + SPAN].copy_from_slice(&length.to_le_bytes());
-        self.pushed += 1;
-    }
-
-    /// The row.
-    ///
-    /// # Panics
-    /// If there are fewer cells than were announced: a defect.
-    #[must_use]
-    pub fn finish(self) -> Row {
-        assert_eq!(self.pushed, self.cells, "a row has fewer cells than were announced");
-        Row(self.bytes.into_boxed_slice())
-    }
-}
-
-impl Cell<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Cell::Value(value) => value.len(),
-            Cell::Null | Cell::Absent => 0,
-        }
-    }
-}
-
-// Row values never reach a log, not even through a debug print.
-impl fmt::Debug for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Row({} cells, {} bytes)", self.len(), self.0.len())
-    }
-}
 
 /// The values of a row's key columns in key order, as one string of bytes: for each its length
 /// (u32 big-endian) and its text. Equal keys are equal bytes; the order of the bytes means nothing.
@@ -528,26 +350,7 @@ mod tests {
 
     use super::*;
 
-    fn any_cells() -> impl Strategy<Value = Vec<Option<Option<Vec<u8>>>>> {
-        proptest::collection::vec(any::<Option<Option<Vec<u8>>>>(), 0..9)
-    }
-
-    fn cell(cell: &Option<Option<Vec<u8>>>) -> Cell<'_> {
-        match cell {
-            None => Cell::Absent,
-            Some(None) => Cell::Null,
-            Some(Some(value)) => Cell::Value(value),
-        }
-    }
-
     proptest! {
-        #[test]
-        fn a_row_gives_back_its_cells(cells in any_cells()) {
-            let row = Row::from_cells(cells.iter().map(cell));
-            prop_assert_eq!(row.len(), cells.len());
-            prop_assert!(row.cells().eq(cells.iter().map(cell)));
-        }
-
         #[test]
         fn a_key_gives_back_its_values(values in any::<Vec<Vec<u8>>>()) {
             let key = Key::from_values(values.iter().map(Vec::as_slice));
@@ -560,13 +363,5 @@ mod tests {
     fn the_hash_of_a_key_is_fnv_1a() {
         assert_eq!(Key::whole_table().hash(), "cbf29ce484222325");
         assert_eq!(Key::from_bytes(&[0, 0, 0, 1, b'a']).unwrap().hash(), "e4b8cad92528d179");
-    }
-
-    #[test]
-    fn an_absent_cell_is_filled_and_a_null_is_not() {
-        let new = Row::from_cells([Cell::Value(b"1"), Cell::Absent, Cell::Null]);
-        let old = Row::from_cells([Cell::Value(b"0"), Cell::Value(b"x"), Cell::Value(b"y")]);
-        let filled = Row::from_cells([Cell::Value(b"1"), Cell::Value(b"x"), Cell::Null]);
-        assert_eq!(new.filled_from(&old), filled);
     }
 }

@@ -6,18 +6,31 @@ use std::io::Write as _;
 
 /// Appends a single.
 pub fn push_single(value: f32, out: &mut Vec<u8>) {
-    match value.is_finite() {
-        true => Decimal::of_single(value).push(6, out),
-        false => push_other(f64::from(value), out),
+    let size = value.abs();
+    if size == 0.0 || (1e-4..1e6).contains(&size) {
+        push_plain(zmij::Buffer::new().format_finite(value), out);
+    } else if value.is_finite() {
+        Decimal::of_single(value).push_scientific(out);
+    } else {
+        push_other(f64::from(value), out);
     }
 }
 
 /// Appends a double.
 pub fn push_double(value: f64, out: &mut Vec<u8>) {
-    match value.is_finite() {
-        true => Decimal::of_double(value).push(15, out),
-        false => push_other(value, out),
+    let size = value.abs();
+    if size == 0.0 || (1e-4..1e15).contains(&size) {
+        push_plain(zmij::Buffer::new().format_finite(value), out);
+    } else if value.is_finite() {
+        Decimal::of_double(value).push_scientific(out);
+    } else {
+        push_other(value, out);
     }
+}
+
+/// Numbers of this size are written plainly by all, but some mark what looks like an integer.
+fn push_plain(text: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(text.strip_suffix(".0").unwrap_or(text).as_bytes());
 }
 
 fn push_other(value: f64, out: &mut Vec<u8>) {
@@ -29,8 +42,8 @@ fn push_other(value: f64, out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
-/// The shortest decimal number that reads back as a float. Nothing is allocated: most floats of a
-/// table pass through here.
+/// The shortest decimal number that reads back as a float; of two that are equally near, the even
+/// one. Nothing is allocated.
 pub struct Decimal {
     negative: bool,
     digits: [u8; DIGITS_MAX],
@@ -46,95 +59,43 @@ impl Decimal {
     /// The decimal of a finite single.
     #[must_use]
     pub fn of_single(value: f32) -> Decimal {
-        let mut decimal = Decimal::read(format_args!("{value:e}"));
-        // Six digits are never ambiguous.
-        if decimal.count > 6 {
-            decimal.settle_tie(f64::from(value), |other| other as f32 == value);
-        }
-        decimal
+        Decimal::read(zmij::Buffer::new().format_finite(value))
     }
 
     /// The decimal of a finite double.
     #[must_use]
     pub fn of_double(value: f64) -> Decimal {
-        let mut decimal = Decimal::read(format_args!("{value:e}"));
-        // Fifteen digits are never ambiguous.
-        if decimal.count > 15 {
-            decimal.settle_tie(value, |other| other == value);
-        }
-        decimal
+        Decimal::read(zmij::Buffer::new().format_finite(value))
     }
 
-    /// Reads Rust's `-1.5e-7`.
-    fn read(scientific: std::fmt::Arguments<'_>) -> Decimal {
-        // The longest, a double with 17 digits and sign, has 24 bytes.
-        let mut buffer = [0u8; 32];
-        let mut free = &mut buffer[..];
-        let _ = free.write_fmt(scientific);
-        let used = 32 - free.len();
-        let mut decimal =
-            Decimal { negative: false, digits: [b'0'; DIGITS_MAX], count: 0, exponent: 0 };
-        let (mut in_exponent, mut minus) = (false, false);
-        for &byte in &buffer[..used] {
-            match byte {
-                b'-' if in_exponent => minus = true,
-                b'-' => decimal.negative = true,
-                b'e' => in_exponent = true,
-                b'0'..=b'9' if in_exponent => {
-                    decimal.exponent = decimal.exponent * 10 + i32::from(byte - b'0');
-                }
-                b'0'..=b'9' if decimal.count < DIGITS_MAX => {
-                    decimal.digits[decimal.count] = byte;
-                    decimal.count += 1;
-                }
-                _ => {}
+    /// Reads `-0.0015`, `150.0` or `1.5e+20`.
+    fn read(text: &str) -> Decimal {
+        let (negative, size) = match text.strip_prefix('-') {
+            Some(size) => (true, size),
+            None => (false, text),
+        };
+        let (mantissa, exponent) = size.split_once('e').unwrap_or((size, "0"));
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let all = || whole.bytes().chain(fraction.bytes());
+        let zeros = all().take_while(|&digit| digit == b'0').count();
+        let first = whole.len() as i32 - 1 - zeros as i32;
+        let exponent = first + exponent.parse().unwrap_or(0);
+        let mut decimal = Decimal { negative, digits: [b'0'; DIGITS_MAX], count: 0, exponent };
+        for (place, digit) in all().skip(zeros).take(DIGITS_MAX).enumerate() {
+            decimal.digits[place] = digit;
+            // Zeros at the end do not count.
+            if digit != b'0' {
+                decimal.count = place + 1;
             }
         }
-        if minus {
-            decimal.exponent = -decimal.exponent;
-        }
-        decimal
-    }
-
-    /// Two shortest decimals may be equally near. Rust takes the greater one, databases the even
-    /// one; a number that reads back and differs in its text would look like a difference.
-    fn settle_tie(&mut self, value: f64, is_same: impl Fn(f64) -> bool) {
-        let last = self.count - 1;
-        if self.digits[last].is_multiple_of(2) || !self.is_tie(value) {
-            return;
-        }
-        // The greater of the two was taken, so the lesser one is even.
-        let mut lesser = Decimal { digits: self.digits, ..*self };
-        lesser.digits[last] -= 1;
-        let mut text = Vec::new();
-        lesser.push(0, &mut text);
-        let parsed = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
-        if parsed.is_some_and(is_same) {
-            *self = lesser;
+        match decimal.count {
+            0 => Decimal { count: 1, exponent: 0, ..decimal },
+            _ => decimal,
         }
     }
 
-    /// Whether the exact value has one digit more than these, which then is a five.
-    fn is_tie(&self, value: f64) -> bool {
-        let bits = value.abs().to_bits();
-        let (biased, fraction) = ((bits >> 52) as i32, bits & ((1 << 52) - 1));
-        let mantissa = if biased == 0 { fraction } else { fraction | 1 << 52 };
-        // The value is an odd number times two to this power.
-        let power = biased.max(1) - 1075 + mantissa.trailing_zeros() as i32;
-        if power < 0 {
-            // As many digits follow the point as bits do.
-            return -power == self.count as i32 - self.exponent;
-        }
-        let exact = format!("{:.40e}", value.abs());
-        let beyond = exact.bytes().filter(u8::is_ascii_digit).skip(self.count).take(20);
-        beyond.eq(std::iter::once(b'5').chain(std::iter::repeat_n(b'0', 19)))
-    }
-
-    /// Appends it plainly if its exponent is small, else as `1.5e+20`.
-    fn push(&self, plain_digits: i32, out: &mut Vec<u8>) {
-        if self.is_plain(-4, plain_digits) {
-            return self.push_plain(out);
-        }
+    /// Appends `1.5e+20`.
+    fn push_scientific(&self, out: &mut Vec<u8>) {
         self.push_mantissa(out);
         let sign = if self.exponent < 0 { '-' } else { '+' };
         let _ = write!(out, "e{sign}{:02}", self.exponent.abs());
@@ -230,17 +191,88 @@ mod tests {
         assert_eq!(single(f32::NEG_INFINITY), "-Infinity");
     }
 
+    /// Rust's digits, and of two decimals that are equally near the even one; Rust takes the greater.
+    fn by_rust(scientific: &str, exact: &str, reads_back: impl Fn(&str) -> bool) -> String {
+        let (mantissa, exponent) = scientific.split_once('e').unwrap();
+        let digits = |text: &str| text.bytes().filter(u8::is_ascii_digit).collect::<Vec<_>>();
+        let exact = digits(exact.split_once('e').unwrap().0.trim_end_matches('0'));
+        let (shortest, last) = (digits(mantissa), mantissa.as_bytes()[mantissa.len() - 1]);
+        let is_tie = exact.len() == shortest.len() + 1 && exact.last() == Some(&b'5');
+        let lesser =
+            format!("{}{}e{exponent}", &mantissa[..mantissa.len() - 1], char::from(last - 1));
+        match is_tie && last % 2 == 1 && reads_back(&lesser) {
+            true => lesser,
+            false => scientific.to_owned(),
+        }
+    }
+
+    fn scientific(decimal: &Decimal) -> String {
+        let mut out = Vec::new();
+        decimal.push_mantissa(&mut out);
+        format!("{}e{}", String::from_utf8(out).unwrap(), decimal.exponent())
+    }
+
+    fn check_double(value: f64) {
+        if value.is_finite() {
+            let by_rust = by_rust(&format!("{value:e}"), &format!("{value:.800e}"), |text| {
+                text.parse() == Ok(value)
+            });
+            assert_eq!(scientific(&Decimal::of_double(value)), by_rust);
+            assert_eq!(double(value).parse::<f64>().unwrap().to_bits(), value.to_bits());
+        }
+    }
+
+    fn check_single(value: f32) {
+        if value.is_finite() {
+            let by_rust = by_rust(&format!("{value:e}"), &format!("{value:.800e}"), |text| {
+                text.parse() == Ok(value)
+            });
+            assert_eq!(scientific(&Decimal::of_single(value)), by_rust);
+            assert_eq!(single(value).parse::<f32>().unwrap().to_bits(), value.to_bits());
+        }
+    }
+
+    /// Their neighbours below are nearer than those above.
+    #[test]
+    fn powers_of_two_have_the_digits_of_rust() {
+        for power in -1074..1024 {
+            check_double(2f64.powi(power));
+            check_single(2f32.powi(power));
+        }
+    }
+
+    #[test]
+    fn powers_of_ten_are_laid_out_by_their_exponent() {
+        for power in -30..30 {
+            let text = format!("1e{power}");
+            let (in_double, in_single) =
+                (text.parse::<f64>().unwrap(), text.parse::<f32>().unwrap());
+            for value in [in_double.next_down(), in_double, in_double.next_up()] {
+                let plain = (1e-4..1e15).contains(&value);
+                assert_eq!(!double(value).contains('e'), plain, "{value:e}");
+                check_double(value);
+            }
+            for value in [in_single.next_down(), in_single, in_single.next_up()] {
+                let plain = (1e-4..1e6).contains(&value);
+                assert_eq!(!single(value).contains('e'), plain, "{value:e}");
+                check_single(value);
+            }
+        }
+    }
+
     proptest! {
         #[test]
-        fn every_float_reads_back(bits: u64) {
-            let value = f64::from_bits(bits);
-            if value.is_finite() {
-                prop_assert_eq!(double(value).parse::<f64>().unwrap().to_bits(), bits);
-            }
-            let value = f32::from_bits(bits as u32);
-            if value.is_finite() {
-                prop_assert_eq!(single(value).parse::<f32>().unwrap().to_bits(), bits as u32);
-            }
+        fn every_float_has_the_digits_of_rust(bits: u64) {
+            check_double(f64::from_bits(bits));
+            check_single(f32::from_bits(bits as u32));
+        }
+
+        /// Few bits behind the point, as a tie needs.
+        #[test]
+        fn ties_go_to_the_even_one(bits: u64, width in 1u32..64, power in -80i32..80) {
+            let number = bits >> (64 - width);
+            check_double(number as f64 * 2f64.powi(power));
+            check_single(number as f32 * 2f32.powi(power));
         }
     }
 }

@@ -17,11 +17,17 @@ const DIGITS: [u8; 256] = {
 
 /// Appends bytes as digits.
 pub fn push(bytes: &[u8], out: &mut Vec<u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    out.reserve(bytes.len() * 2);
-    for byte in bytes {
-        out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-    }
+    let start = out.len();
+    out.resize(start + bytes.len() * 2, 0);
+    let (pairs, _) = out[start..].as_chunks_mut();
+    pairs.iter_mut().zip(bytes).for_each(|(pair, &byte)| *pair = digits(byte));
+}
+
+/// The two digits of a byte.
+#[inline]
+#[must_use]
+pub fn digits(byte: u8) -> [u8; 2] {
+    [byte >> 4, byte & 15].map(|value| value + if value < 10 { b'0' } else { b'a' - 10 })
 }
 
 /// The byte of two digits, and a mark that is above 15 if one of them is none.

@@ -60,6 +60,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// If there are fewer.
+    #[inline]
     pub fn take(&mut self, length: usize) -> Decoded<&'a [u8]> {
         match self.rest.split_at_checked(length) {
             Some((taken, rest)) => {
@@ -74,6 +75,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// If there are fewer.
+    #[inline]
     pub fn array<const N: usize>(&mut self) -> Decoded<[u8; N]> {
         match self.rest.split_first_chunk::<N>() {
             Some((taken, rest)) => {
@@ -120,18 +122,28 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// If there are fewer.
+    #[inline]
     pub fn little_endian(&mut self, length: usize) -> Decoded<u64> {
+        let rest = self.rest;
         let bytes = self.take(length)?;
-        Ok(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+        Ok(match (rest.first_chunk(), unused_bits(length)) {
+            (Some(eight), Some(unused)) => u64::from_le_bytes(*eight) << unused >> unused,
+            _ => bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)),
+        })
     }
 
     /// Up to eight bytes as a number, the high one first.
     ///
     /// # Errors
     /// If there are fewer.
+    #[inline]
     pub fn big_endian(&mut self, length: usize) -> Decoded<u64> {
+        let rest = self.rest;
         let bytes = self.take(length)?;
-        Ok(bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+        Ok(match (rest.first_chunk(), unused_bits(length)) {
+            (Some(eight), Some(unused)) => u64::from_be_bytes(*eight) >> unused,
+            _ => bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)),
+        })
     }
 
     /// A number in MySQL's length-encoded form.
@@ -178,6 +190,12 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// How many bits of eight bytes a number of one to eight bytes leaves unused. Where eight bytes can
+/// be read, the number is cut out of them, which is cheaper than to read it byte by byte.
+fn unused_bits(length: usize) -> Option<u32> {
+    matches!(length, 1..=8).then_some(64 - 8 * length as u32)
+}
+
 fn short() -> Malformed {
     Malformed::new("it ends too early")
 }
@@ -204,6 +222,21 @@ mod tests {
         assert_eq!(reader.big_endian(2), Ok(0x12_34));
         assert!(reader.end().is_ok());
         assert!(reader.u8().is_err());
+    }
+
+    #[test]
+    fn a_number_is_the_same_with_bytes_behind_it_and_without() {
+        let bytes = [0xfe, 0xdc, 0xba, 0x98, 0x76, 0x54, 0x32, 0x10, 0xff, 0xff];
+        for length in 0..=8 {
+            let (whole, cut) = (Reader::new(&bytes), Reader::new(&bytes[..length]));
+            let little = |mut reader: Reader<'_>| reader.little_endian(length);
+            let big = |mut reader: Reader<'_>| reader.big_endian(length);
+            assert_eq!(little(whole), little(cut));
+            assert_eq!(big(whole), big(cut));
+        }
+        assert_eq!(Reader::new(&bytes).little_endian(3), Ok(0xba_dcfe));
+        assert_eq!(Reader::new(&bytes).big_endian(3), Ok(0xfe_dcba));
+        assert_eq!(Reader::new(&bytes).big_endian(8), Ok(0xfedc_ba98_7654_3210));
     }
 
     #[test]

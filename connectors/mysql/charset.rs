@@ -194,13 +194,22 @@ impl Charset {
     ///
     /// # Errors
     /// If the bytes are no text in this character set. What was appended means nothing then.
+    #[inline]
     pub fn push_utf8(&self, bytes: &[u8], out: &mut Vec<u8>) -> Decoded<()> {
+        // ASCII is asked for first, because most texts are, and it is cheaper to know.
+        let is_utf8 = || bytes.is_ascii() || std::str::from_utf8(bytes).is_ok();
         match self {
-            Charset::Utf8(_) => {
-                std::str::from_utf8(bytes).map_err(|_| malformed())?;
+            Charset::Utf8(_) if is_utf8() => {
                 out.extend_from_slice(bytes);
                 Ok(())
             }
+            other => other.push_transcoded(bytes, out),
+        }
+    }
+
+    fn push_transcoded(&self, bytes: &[u8], out: &mut Vec<u8>) -> Decoded<()> {
+        match self {
+            Charset::Utf8(_) => Err(malformed()),
             Charset::Ascii if bytes.is_ascii() => {
                 out.extend_from_slice(bytes);
                 Ok(())

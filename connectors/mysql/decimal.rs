@@ -4,7 +4,7 @@
 //! so that the bytes sort as the numbers.
 
 use super::bytes::{Decoded, Malformed, Reader};
-use super::text::push_padded;
+use super::text::{push_padded, push_unsigned};
 
 /// Bytes that so many digits take, fewer than nine of them or nine.
 const BYTES: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
@@ -12,6 +12,9 @@ const GROUP: u8 = 9;
 /// The most digits that a DECIMAL has.
 const PRECISION_MAX: u8 = 65;
 const BYTES_MAX: usize = 32;
+/// The first number that has more than so many digits.
+const BEYOND: [u64; 10] =
+    [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000];
 
 /// How many bytes a number of this type takes.
 ///
@@ -30,28 +33,35 @@ pub fn length(precision: u8, scale: u8) -> Decoded<usize> {
 /// # Errors
 /// If it is cut off, or holds what are no digits.
 pub fn push(reader: &mut Reader<'_>, precision: u8, scale: u8, out: &mut Vec<u8>) -> Decoded<()> {
-    let length = length(precision, scale)?;
-    let source = reader.take(length)?;
-    let mut bytes = [0; BYTES_MAX];
-    let bytes = &mut bytes[..length];
-    let negative = source.first().is_some_and(|first| first & 0x80 == 0);
+    push_packed(reader.take(length(precision, scale)?)?, precision, scale, out)
+}
+
+/// Appends a number of which the bytes are there already, as many as `length` says.
+///
+/// # Errors
+/// If it holds what are no digits.
+pub fn push_packed(packed: &[u8], precision: u8, scale: u8, out: &mut Vec<u8>) -> Decoded<()> {
+    // Eight more than there can be, so that every number is read out of eight.
+    let mut bytes = [0; BYTES_MAX + 8];
+    let negative = packed.first().is_some_and(|first| first & 0x80 == 0);
     let mask = if negative { 0xff } else { 0 };
-    bytes.iter_mut().zip(source).for_each(|(byte, source)| *byte = source ^ mask);
-    if let Some(first) = bytes.first_mut() {
-        *first ^= 0x80;
-    }
+    bytes.iter_mut().zip(packed).for_each(|(byte, packed)| *byte = packed ^ mask);
+    bytes[0] ^= 0x80;
     let start = out.len();
     if negative {
         out.push(b'-');
     }
-    let mut digits = Reader::new(bytes);
+    let mut digits = Reader::new(&bytes);
     push_whole(&mut digits, precision - scale, out)?;
     if scale > 0 {
         out.push(b'.');
         for _ in 0..scale / GROUP {
-            push_group(&mut digits, GROUP, out)?;
+            push_padded(group(&mut digits, GROUP)?, usize::from(GROUP), out);
         }
-        push_group(&mut digits, scale % GROUP, out)?;
+        if !scale.is_multiple_of(GROUP) {
+            let count = scale % GROUP;
+            push_padded(group(&mut digits, count)?, usize::from(count), out);
+        }
     }
     drop_sign_of_zero(start, out);
     Ok(())
@@ -59,27 +69,29 @@ pub fn push(reader: &mut Reader<'_>, precision: u8, scale: u8, out: &mut Vec<u8>
 
 fn push_whole(digits: &mut Reader<'_>, count: u8, out: &mut Vec<u8>) -> Decoded<()> {
     let start = out.len();
-    push_group(digits, count % GROUP, out)?;
-    for _ in 0..count / GROUP {
-        push_group(digits, GROUP, out)?;
+    for place in 0..=count / GROUP {
+        // The first has the digits that are left over, maybe none.
+        let number = group(digits, if place == 0 { count % GROUP } else { GROUP })?;
+        match out.len() > start {
+            true => push_padded(number, usize::from(GROUP), out),
+            false if number > 0 => push_unsigned(number, out),
+            false => {}
+        }
     }
-    let zeros = out[start..].iter().take_while(|&&digit| digit == b'0').count();
-    out.drain(start..start + zeros);
     if out.len() == start {
         out.push(b'0');
     }
     Ok(())
 }
 
-fn push_group(digits: &mut Reader<'_>, count: u8, out: &mut Vec<u8>) -> Decoded<()> {
+/// The number that the next digits are, so many of them.
+#[inline]
+fn group(digits: &mut Reader<'_>, count: u8) -> Decoded<u64> {
     let number = digits.big_endian(BYTES[usize::from(count)])?;
-    if number >= 10u64.pow(u32::from(count)) {
-        return Err(Malformed::new("a DECIMAL has a digit above nine"));
+    match number < BEYOND[usize::from(count)] {
+        true => Ok(number),
+        false => Err(Malformed::new("a DECIMAL has a digit above nine")),
     }
-    if count > 0 {
-        push_padded(number, usize::from(count), out);
-    }
-    Ok(())
 }
 
 /// Zero has no sign.
@@ -139,6 +151,10 @@ mod tests {
         check(3, 2, &[0x80, 0x05], "0.05");
         check(2, 2, &[0x85], "0.05");
         check(1, 0, &[0x7f], "0");
+        // The groups of nine digits that are zero.
+        check(20, 0, &[0x80, 0, 0, 0, 0, 0, 0, 0, 5], "5");
+        check(20, 0, &[0x80, 0, 0, 0, 1, 0, 0, 0, 5], "1000000005");
+        check(20, 10, &[0x80, 0, 0, 0, 1, 0, 0, 0, 5, 0], "1.0000000050");
     }
 
     fn check_text(text: &str, expected: &str) {

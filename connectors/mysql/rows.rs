@@ -37,24 +37,17 @@ pub struct Plan {
 pub struct PlanColumn {
     /// How its values are laid out.
     pub wire: Wire,
-    /// Its place in the table and what its values mean; `None` if it is not replicated.
+    /// Its place in the table, above those of the columns before it, and what its values mean;
+    /// `None` if it is not replicated.
     pub kept: Option<(usize, MysqlType)>,
 }
 
-/// The cells of one row, in buffers that are used again.
+/// The cells of one row, in memory that is used again.
 #[derive(Debug, Default)]
 pub struct Cells {
-    text: Vec<u8>,
-    spans: Vec<Span>,
+    row: RowBuilder,
     /// The first value that cannot be replicated: its place and why.
     refused: Option<(usize, Refusal)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Span {
-    Text(usize, usize),
-    Null,
-    Absent,
 }
 
 /// Which columns of an image are wanted.
@@ -70,37 +63,25 @@ impl Cells {
     /// The cell at this place of the table.
     #[must_use]
     pub fn cell(&self, place: usize) -> Cell<'_> {
-        match self.spans.get(place) {
-            Some(&Span::Text(from, to)) => Cell::Value(&self.text[from..to]),
-            Some(Span::Null) => Cell::Null,
-            Some(Span::Absent) | None => Cell::Absent,
-        }
+        self.row.cell(place)
     }
 
     /// The row, in an allocation of its own.
     #[must_use]
     pub fn row(&self) -> Row {
-        let mut row = RowBuilder::new(self.spans.len(), self.text.len());
-        (0..self.spans.len()).for_each(|place| row.push(self.cell(place)));
-        row.finish()
+        self.row.row()
     }
 
     /// Takes what this image lacks from another image of the row.
-    pub fn complete_from(&mut self, other: &Cells) {
-        for place in 0..self.spans.len() {
-            if self.spans[place] != Span::Absent {
-                continue;
-            }
-            self.spans[place] = match other.cell(place) {
-                Cell::Absent => Span::Absent,
-                Cell::Null => Span::Null,
-                Cell::Value(value) => {
-                    let start = self.text.len();
-                    self.text.extend_from_slice(value);
-                    Span::Text(start, self.text.len())
-                }
-            };
+    pub fn complete_from(&mut self, other: &Cells, columns: usize) {
+        let mut row = RowBuilder::new(columns, 0);
+        for place in 0..columns {
+            row.push(match self.cell(place) {
+                Cell::Absent => other.cell(place),
+                cell => cell,
+            });
         }
+        self.row = row;
     }
 
     /// The first value that cannot be replicated: the column's place, and why.
@@ -171,14 +152,13 @@ impl Plan {
         wanted: Wanted,
         cells: &mut Cells,
     ) -> Decoded<()> {
-        cells.text.clear();
-        cells.spans.clear();
-        cells.spans.resize(self.schema.columns.len(), Span::Absent);
+        cells.row.restart(self.schema.columns.len());
         cells.refused = None;
+        let is_full = present.is_full(self.columns.len());
         let nulls = reader.take(present.count.div_ceil(8))?;
         let mut seen = 0;
         for (index, column) in self.columns.iter().enumerate() {
-            if !present.has(index) {
+            if !is_full && !present.has(index) {
                 continue;
             }
             let is_null = bit(nulls, seen);
@@ -189,13 +169,17 @@ impl Plan {
                 .filter(|(place, _)| wanted == Wanted::All || self.schema.is_key(*place));
             match (is_null, kept) {
                 (true, None) => {}
-                (true, Some(&(place, _))) => cells.spans[place] = Span::Null,
+                (true, Some(&(place, _))) => {
+                    cells.row.skip_to(place);
+                    cells.row.push(Cell::Null);
+                }
                 (false, None) => skip(column.wire, reader)?,
                 (false, Some((place, mysql_type))) => {
                     self.read_value(column.wire, mysql_type, *place, reader, cells)?;
                 }
             }
         }
+        cells.row.skip_to(self.schema.columns.len());
         Ok(())
     }
 
@@ -207,23 +191,24 @@ impl Plan {
         reader: &mut Reader<'_>,
         cells: &mut Cells,
     ) -> Decoded<()> {
-        let start = cells.text.len();
         // What a value is made of is read before it is judged, so a refusal leaves the reader at
         // the next value.
         let value = Value::read(wire, reader)?;
-        let pushed = match self.schema.is_key(place) && value.reads_like_a_label(mysql_type) {
-            true => Err(Malformed::new(LIKE_A_LABEL).into()),
-            false => value.push(mysql_type, self.zero_dates, &mut cells.text),
-        };
-        cells.spans[place] = match pushed {
-            Ok(Pushed::Text) => Span::Text(start, cells.text.len()),
-            Ok(Pushed::Null) => Span::Null,
-            Err(refusal) => {
-                cells.text.truncate(start);
-                cells.refused.get_or_insert((place, refusal));
-                Span::Null
+        let is_refused = value.reads_like_a_label(mysql_type) && self.schema.is_key(place);
+        cells.row.skip_to(place);
+        cells.row.push_with(|out| {
+            let pushed = match is_refused {
+                true => Err(Malformed::new(LIKE_A_LABEL).into()),
+                false => value.push(mysql_type, self.zero_dates, out),
+            };
+            match pushed {
+                Ok(pushed) => pushed == Pushed::Text,
+                Err(refusal) => {
+                    cells.refused.get_or_insert((place, refusal));
+                    false
+                }
             }
-        };
+        });
         Ok(())
     }
 }
@@ -250,7 +235,9 @@ enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    #[inline]
+    // Where this is not compiled together with `push`, handing over the value costs more than most
+    // values do.
+    #[inline(always)]
     fn read(wire: Wire, reader: &mut Reader<'a>) -> Decoded<Value<'a>> {
         let fraction_bytes = |digits: u8| digits.div_ceil(2);
         Ok(match wire {
@@ -312,6 +299,7 @@ impl<'a> Value<'a> {
     }
 
     /// Appends the value as canonical text.
+    #[inline(always)]
     fn push(
         self,
         mysql_type: &MysqlType,
@@ -353,7 +341,7 @@ impl<'a> Value<'a> {
                 return text::push_timestamp(date, clock, "+00", zero_dates, out);
             }
             (Value::Decimal(bytes, precision, scale), MysqlType::Decimal { .. }) => {
-                decimal::push(&mut Reader::new(bytes), precision, scale, out)?;
+                decimal::push_packed(bytes, precision, scale, out)?;
             }
             (Value::Bytes(bytes), mysql_type) => push_bytes(bytes, mysql_type, out)?,
             _ => return Err(Malformed::new("a value is not of its column's type").into()),
@@ -428,12 +416,15 @@ fn padded<const N: usize>(bytes: &[u8]) -> Decoded<[u8; N]> {
 }
 
 fn push_uuid(bytes: [u8; 16], out: &mut Vec<u8>) {
-    for (number, part) in [0..4, 4..6, 6..8, 8..10, 10..16].into_iter().enumerate() {
-        if number > 0 {
-            out.push(b'-');
-        }
-        hex::push(&bytes[part], out);
-    }
+    let digits = bytes.map(hex::digits);
+    let digits = digits.as_flattened();
+    let mut text = [b'-'; 36];
+    text[..8].copy_from_slice(&digits[..8]);
+    text[9..13].copy_from_slice(&digits[8..12]);
+    text[14..18].copy_from_slice(&digits[12..16]);
+    text[19..23].copy_from_slice(&digits[16..20]);
+    text[24..].copy_from_slice(&digits[20..]);
+    out.extend_from_slice(&text);
 }
 
 /// As the server prints it: the first of the longest runs of zeros is left out, also a single one,

@@ -7,7 +7,10 @@ use crate::{calendar, hex};
 
 /// Appends a number.
 pub fn push_unsigned(number: u64, out: &mut Vec<u8>) {
-    push_padded(number, 1, out);
+    match number {
+        0..=9 => out.push(b'0' + number as u8),
+        _ => push_padded(number, 1, out),
+    }
 }
 
 /// Appends a number with its sign.
@@ -15,19 +18,28 @@ pub fn push_signed(number: i64, out: &mut Vec<u8>) {
     if number < 0 {
         out.push(b'-');
     }
-    push_padded(number.unsigned_abs(), 1, out);
+    push_unsigned(number.unsigned_abs(), out);
 }
 
 /// Appends a number with zeros in front of it up to this many digits.
 pub fn push_padded(number: u64, digits_min: usize, out: &mut Vec<u8>) {
     let mut digits = [b'0'; 20];
     let (mut at, mut left) = (digits.len(), number);
-    while left > 0 {
+    while left >= 10 {
+        at -= 2;
+        digits[at..at + 2].copy_from_slice(&two_digits((left % 100) as u8));
+        left /= 100;
+    }
+    if left > 0 {
         at -= 1;
-        digits[at] = b'0' + (left % 10) as u8;
-        left /= 10;
+        digits[at] = b'0' + left as u8;
     }
     out.extend_from_slice(&digits[at.min(digits.len() - digits_min)..]);
+}
+
+/// The digits of a number below 100.
+fn two_digits(number: u8) -> [u8; 2] {
+    [b'0' + number / 10, b'0' + number % 10]
 }
 
 /// Appends bytes as `\x` and hexadecimal digits, with zeros behind them up to this many bytes.
@@ -110,11 +122,12 @@ pub fn push_date(date: Date, zero_dates: ZeroDates, out: &mut Vec<u8>) -> Result
             ZeroDates::Null => Ok(Pushed::Null),
         };
     }
-    push_padded(u64::from(date.year), 4, out);
-    out.push(b'-');
-    push_padded(u64::from(date.month), 2, out);
-    out.push(b'-');
-    push_padded(u64::from(date.day), 2, out);
+    let mut text = *b"0000-00-00";
+    text[..2].copy_from_slice(&two_digits((date.year / 100) as u8));
+    text[2..4].copy_from_slice(&two_digits((date.year % 100) as u8));
+    text[5..7].copy_from_slice(&two_digits(date.month));
+    text[8..].copy_from_slice(&two_digits(date.day));
+    out.extend_from_slice(&text);
     Ok(Pushed::Text)
 }
 
@@ -163,11 +176,14 @@ fn push_clock(clock: Clock, out: &mut Vec<u8>) -> Result<(), Malformed> {
     if minute > 59 || second > 59 || micros > 999_999 {
         return Err(Malformed::new("a time of day is none"));
     }
-    push_padded(u64::from(hour), 2, out);
-    out.push(b':');
-    push_padded(u64::from(minute), 2, out);
-    out.push(b':');
-    push_padded(u64::from(second), 2, out);
+    match hour {
+        0..=99 => out.extend_from_slice(&two_digits(hour as u8)),
+        _ => push_unsigned(u64::from(hour), out),
+    }
+    let mut text = *b":00:00";
+    text[1..3].copy_from_slice(&two_digits(minute));
+    text[4..].copy_from_slice(&two_digits(second));
+    out.extend_from_slice(&text);
     if micros > 0 {
         out.push(b'.');
         push_padded(u64::from(micros), 6, out);
@@ -194,6 +210,7 @@ mod tests {
         assert_eq!(text(|out| push_unsigned(0, out)), "0");
         assert_eq!(text(|out| push_signed(i64::MIN, out)), "-9223372036854775808");
         assert_eq!(text(|out| push_padded(7, 3, out)), "007");
+        assert_eq!(text(|out| push_padded(1005, 3, out)), "1005");
         assert_eq!(text(|out| push_bytes(&[0, 0xfe], 3, out)), "\\x00fe00");
         assert_eq!(text(|out| push_bits(5, 9, out)), "000000101");
     }

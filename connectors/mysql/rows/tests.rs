@@ -125,7 +125,7 @@ fn absent_is_not_null() {
     // The bits for NULL count only the columns that are there.
     let mut cells = read(0b10, &[1]);
     assert_eq!((cells.cell(0), cells.cell(1)), (Cell::Absent, Cell::Null));
-    cells.complete_from(&read(0b11, &[0, 7, 1, 0, 0, 0]));
+    cells.complete_from(&read(0b11, &[0, 7, 1, 0, 0, 0]), 2);
     assert_eq!((cells.cell(0), cells.cell(1)), (Cell::Value(b"7"), Cell::Null));
     assert_eq!(Key::of(&plan.schema, &cells.row()), Some(Key::from_values([b"7".as_slice()])));
 }

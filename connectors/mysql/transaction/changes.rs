@@ -95,7 +95,7 @@ impl Builder {
                 plan.read_image(reader, second, Wanted::All, &mut self.after)?;
                 if !is_full {
                     // What the second image lacks is as it was.
-                    self.after.complete_from(&self.before);
+                    self.after.complete_from(&self.before, schema.columns.len());
                 }
                 let refused = refused(schema, &self.before);
                 if let Some(halted) = refused.or_else(|| self::refused(schema, &self.after)) {
