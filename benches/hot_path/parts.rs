@@ -17,8 +17,14 @@ pub const ROWS: u64 = 10_000;
 const HOT_KEYS: u64 = 100;
 
 /// All parts.
-pub const PARTS: [&str; 5] =
-    ["decode_pgoutput", "decode_binlog", "merge_distinct", "merge_hot", "encode_copy"];
+pub const PARTS: [&str; 6] = [
+    "decode_pgoutput",
+    "decode_binlog",
+    "merge_distinct",
+    "merge_hot",
+    "encode_copy",
+    "encode_load",
+];
 
 /// A part that can be done once.
 pub type Ready = Box<dyn FnOnce() -> Done>;
@@ -33,7 +39,8 @@ pub fn part(name: &str) -> Option<Box<dyn Fn() -> Ready>> {
         "decode_binlog" => Some(decode_binlog()),
         "merge_distinct" => Some(merge(ROWS)),
         "merge_hot" => Some(merge(HOT_KEYS)),
-        "encode_copy" => Some(encode_copy()),
+        "encode_copy" => Some(encode(postgres_rows(), postgres::bench::encode_copy)),
+        "encode_load" => Some(encode(mariadb_rows(), mysql::bench::encode_load)),
         _ => None,
     }
 }
@@ -75,14 +82,21 @@ fn merge(keys: u64) -> Box<dyn Fn() -> Ready> {
     })
 }
 
-/// New rows in the form of COPY, as they go into a PostgreSQL target.
-fn encode_copy() -> Box<dyn Fn() -> Ready> {
-    let upserts = must(postgres::bench::Log::new(ROWS, ROWS).decode());
-    let upserts: Rc<[RowUpsert]> = must(postgres::bench::upserts(upserts)).into();
+fn postgres_rows() -> Transaction {
+    must(postgres::bench::Log::new(ROWS, ROWS).decode())
+}
+
+fn mariadb_rows() -> Transaction {
+    must(must(mysql::bench::Log::new(ROWS)).decode())
+}
+
+/// New rows in the form in which they go into the target: that of COPY, or of `LOAD DATA`.
+fn encode(rows: Transaction, into: fn(&[RowUpsert]) -> Result<usize>) -> Box<dyn Fn() -> Ready> {
+    let upserts: Rc<[RowUpsert]> = must(postgres::bench::upserts(rows)).into();
     Box::new(move || {
         let upserts = upserts.clone();
         Box::new(move || {
-            let bytes = must(postgres::bench::encode_copy(&upserts));
+            let bytes = must(into(&upserts));
             assert!(bytes as u64 > 100 * ROWS, "the rows have no values");
             Box::new(bytes)
         })

@@ -1,5 +1,5 @@
 //! What the micro-benchmarks (`benches/hot_path`) reach of this folder: a binary log in memory to
-//! decode. They are in a crate of their own, which sees only what is public.
+//! decode, and rows to encode. They are in a crate of their own, which sees only what is public.
 
 use std::sync::Arc;
 
@@ -7,10 +7,13 @@ use super::binlog::{Decoder, Event, Gtid, Header, MariadbKind, RawEvent};
 use super::bookmark::{Bookmark, Flavor, Gtids, Place};
 use super::gtid::MariadbGtid;
 use super::layout::{Layout, LayoutColumn};
+use super::sql::TableSql;
+use super::target::new_rows::RowFile;
+use super::target_types::stored_columns;
 use super::transaction::{Builder, Options, Step};
 use super::types::MysqlType;
 use crate::ZeroDates;
-use crate::change::Transaction;
+use crate::change::{RowUpsert, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::schema::{Column, Engine, TableName, TableSchema};
 
@@ -118,6 +121,23 @@ impl Log {
         };
         Builder::new(from, vec![self.table.clone()], &[], options)
     }
+}
+
+/// How many bytes the rows of such a log are for `LOAD DATA`, with our two columns.
+///
+/// # Errors
+/// `internal`, if the file cannot hold a value.
+pub fn encode_load(upserts: &[RowUpsert]) -> Result<usize> {
+    let (server, table) = (Engine::Mariadb, table()?.schema);
+    let columns = stored_columns(&table, server);
+    let (name, columns) = ("events", columns.as_slice());
+    let table = TableSql { server, soft_deletes: false, name, table: &table, columns };
+    let mut file = RowFile::new();
+    for upsert in upserts {
+        let unfit = |_| Error::stop(Code::Internal, "the file cannot hold a value");
+        file.push(&table, upsert).map_err(unfit)?;
+    }
+    Ok(file.fields.len())
 }
 
 fn table() -> Result<Layout> {

@@ -14,7 +14,7 @@ mod check;
 mod claim;
 mod grants;
 mod names;
-mod new_rows;
+pub(super) mod new_rows;
 mod poison;
 mod prepare;
 mod read;

@@ -27,7 +27,7 @@ const PIECE_BYTES: usize = 128 * 1024;
 const PIECES_MAX: usize = 4;
 
 /// A value that the file cannot hold, or the column.
-struct NotSo;
+pub struct NotSo;
 
 impl MysqlTarget {
     /// Loads the rows of a part into their table if all of them are new; says whether they were.
@@ -82,49 +82,65 @@ async fn write(
     bytes_max: usize,
     pieces: mpsc::Sender<Vec<u8>>,
 ) {
-    let mut fields = Fields::default();
-    // The rows of a transaction or a chunk share it.
-    let mut instant = (Timestamp(0), utc_text(Timestamp(0)));
+    let mut file = RowFile::new();
     for at in by_key(table.table, upserts.iter().map(|upsert| &upsert.key)) {
-        let before = fields.len();
-        let upsert = &upserts[at];
-        if upsert.updated_at != instant.0 {
-            instant = (upsert.updated_at, utc_text(upsert.updated_at));
-        }
-        let written = push_row(&mut fields, table, upsert, &instant.1);
+        let before = file.fields.len();
+        let pushed = file.push(table, &upserts[at]);
         // Rows as large as this are refused on the long way, or nearly so.
-        if written.is_err() || fields.len() - before > bytes_max {
+        if pushed.is_err() || file.fields.len() - before > bytes_max {
             return;
         }
-        if fields.len() >= PIECE_BYTES && pieces.send(fields.take()).await.is_err() {
+        if file.fields.len() >= PIECE_BYTES && pieces.send(file.fields.take()).await.is_err() {
             return;
         }
     }
     // Nobody listens where the server did not want the file.
-    let _ = pieces.send(fields.take()).await;
+    let _ = pieces.send(file.fields.take()).await;
 }
 
-fn push_row(
-    fields: &mut Fields,
-    table: &TableSql<'_>,
-    upsert: &RowUpsert,
-    updated_at: &str,
-) -> std::result::Result<(), NotSo> {
-    for (column, cell) in table.columns.iter().zip(upsert.row.cells()) {
-        match cell {
-            Cell::Value(value) => encode(column.form, value, fields).map_err(|_| NotSo)?,
-            Cell::Null => fields.null(),
-            Cell::Absent => return Err(NotSo),
+/// The file, of which what has been sent is gone.
+pub struct RowFile {
+    /// What has not been sent.
+    pub fields: Fields,
+    /// When the last row was committed; the rows of a transaction or a chunk share it.
+    instant: (Timestamp, String),
+}
+
+impl RowFile {
+    /// Without a row.
+    pub fn new() -> RowFile {
+        RowFile { fields: Fields::default(), instant: (Timestamp(0), utc_text(Timestamp(0))) }
+    }
+
+    /// Appends a row.
+    ///
+    /// # Errors
+    /// If the file cannot hold it. What was appended means nothing then.
+    pub fn push(
+        &mut self,
+        table: &TableSql<'_>,
+        upsert: &RowUpsert,
+    ) -> std::result::Result<(), NotSo> {
+        let RowFile { fields, instant } = self;
+        if upsert.updated_at != instant.0 {
+            *instant = (upsert.updated_at, utc_text(upsert.updated_at));
         }
+        for (column, cell) in table.columns.iter().zip(upsert.row.cells()) {
+            match cell {
+                Cell::Value(value) => encode(column.form, value, fields).map_err(|_| NotSo)?,
+                Cell::Null => fields.null(),
+                Cell::Absent => return Err(NotSo),
+            }
+            fields.end_field();
+        }
+        fields.time(&instant.1);
         fields.end_field();
+        if table.soft_deletes {
+            fields.number("0");
+            fields.end_field();
+        }
+        fields.bytes(&upsert.version.to_bytes());
+        fields.end_row();
+        Ok(())
     }
-    fields.time(updated_at);
-    fields.end_field();
-    if table.soft_deletes {
-        fields.number("0");
-        fields.end_field();
-    }
-    fields.bytes(&upsert.version.to_bytes());
-    fields.end_row();
-    Ok(())
 }
