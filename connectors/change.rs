@@ -290,6 +290,15 @@ pub struct TableBatch {
     pub upserts: Vec<RowUpsert>,
 }
 
+impl TableBatch {
+    /// Whether it leaves tombstones, none of which is older than `floor`.
+    #[must_use]
+    pub fn buries(&self, floor: Version) -> bool {
+        self.truncated.is_some_and(|(version, _)| version >= floor)
+            || self.deletes.iter().any(|delete| delete.version >= floor)
+    }
+}
+
 /// How far a pipeline has come in the target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -310,7 +319,7 @@ pub struct Batch {
     /// Tombstones below this are neither written nor kept: nothing older can arrive.
     pub floor: Version,
     /// The changes, by table.
-    pub tables: Vec<TableBatch>,
+    pub tables: Vec<Arc<TableBatch>>,
     /// What is recorded of tables whose state changes with this batch.
     pub status: BTreeMap<TableName, TableStatus>,
 }

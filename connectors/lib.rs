@@ -349,6 +349,11 @@ pub trait Target: Send {
     /// version). `Stop` with `fenced`: another instance has taken over.
     async fn apply(&mut self, batch: &Batch) -> Result<Applied>;
 
+    /// What brings rows ahead of their turn; `None` where that would gain nothing.
+    fn ahead(&self) -> Option<Arc<dyn StageAhead>> {
+        None
+    }
+
     /// Makes this session a loader: a helper of the session that claimed with this fence, on a
     /// connection of its own, which may `load` from now on and nothing else. `false` where the
     /// database takes one writer at a time.
@@ -402,6 +407,17 @@ pub trait Target: Send {
     /// # Errors
     /// The connection; `already-running`, or `fenced` after a claim that was taken over.
     async fn forget(&mut self) -> Result<()>;
+}
+
+/// Brings the rows of a batch to a target while `Target::apply` is busy with the one before it.
+pub trait StageAhead: Send + Sync {
+    /// Begins with these parts of the next batch, and waits for nothing. `apply` uses what was
+    /// brought of the same parts, by the same `Arc`s; whatever goes wrong here is as if it had not been
+    /// tried.
+    fn stage(&self, tables: &[Arc<TableBatch>]);
+
+    /// Lets go of what was brought and never applied.
+    fn discard(&self);
 }
 
 /// Which keys `Target::read_keys` returns.

@@ -14,11 +14,11 @@ use connectors::schema::{Evolution, TableName, TableSchema};
 use connectors::version::{Position, Version};
 use connectors::{Prepared, RowReader, Source, Target};
 use futures_util::future::select;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info};
 
-use crate::batcher::{LogBatch, Request};
+use crate::batcher::LogBatch;
 use crate::floor::{Floor, Hold};
 use crate::gate::Gates;
 use crate::history;
@@ -26,6 +26,7 @@ use crate::merge::{MergedTable, complete};
 use crate::order::{Order, Wanted, Widened, count_columns, reshaped};
 use crate::persist::Persist;
 use crate::status::Status;
+use crate::supply::Supply;
 use crate::tables::{Tables, shape_changed};
 
 /// A position that moved without changes is recorded at most this often.
@@ -35,8 +36,8 @@ const PERSIST_EVERY: Duration = Duration::from_millis(500);
 
 /// Where the applier hears from the other tasks, and tells them.
 pub struct Channels {
-    /// Asks the batcher for the next batch.
-    pub requests: mpsc::Sender<Request>,
+    /// The batches of the log.
+    pub supply: Supply,
     /// Orders of the backfills.
     pub orders: mpsc::Receiver<Order>,
     /// Tells the backfills of tables that got columns.
@@ -90,12 +91,11 @@ impl Applier {
     pub async fn run(mut self) -> Result<()> {
         let mut idle: Option<(Position, Version)> = None;
         let mut last_commit = Instant::now();
-        let mut request: Option<oneshot::Receiver<LogBatch>> = None;
         let mut orders_first = true;
         loop {
             self.persist_when_due(PERSIST_EVERY)?;
             let due = if idle.is_some() { last_commit + IDLE_EVERY } else { self.persist_due() };
-            let next = self.next(&mut request, orders_first, due).await?;
+            let next = self.next(orders_first, due).await?;
             match next {
                 Next::Stop => break,
                 Next::Timer if idle.is_none() => continue,
@@ -123,40 +123,28 @@ impl Applier {
         self.persist_when_due(Duration::ZERO)
     }
 
-    async fn next(
-        &mut self,
-        request: &mut Option<oneshot::Receiver<LogBatch>>,
-        orders_first: bool,
-        due: Instant,
-    ) -> Result<Next> {
-        let channels = &mut self.channels;
-        if request.is_none() {
-            let (sender, receiver) = oneshot::channel();
-            channels.requests.send(sender).await.map_err(|_| gone("batcher"))?;
-            *request = Some(receiver);
-        }
-        let waiting = request.as_mut().ok_or_else(|| gone("request"))?;
+    async fn next(&mut self, orders_first: bool, due: Instant) -> Result<Next> {
+        let Channels { orders, supply, stop, .. } = &mut self.channels;
         let order = pin!(async {
-            let order = channels.orders.recv().await;
+            let order = orders.recv().await;
             order.map(Next::Order).ok_or_else(|| gone("backfill"))
         });
-        let batch = pin!(async { waiting.await.map(Next::Log).map_err(|_| gone("batcher")) });
+        let batch = pin!(async {
+            supply.wait().await?;
+            supply.take().map(Next::Log).ok_or_else(|| gone("batcher"))
+        });
         let work = async {
             match orders_first {
                 true => select(order, batch).await.factor_first().0,
                 false => select(batch, order).await.factor_first().0,
             }
         };
-        let next = tokio::select! {
+        tokio::select! {
             biased;
-            _ = channels.stop.wait_for(|stop| *stop) => Next::Stop,
-            next = work => next?,
-            () = tokio::time::sleep_until(due) => Next::Timer,
-        };
-        if matches!(next, Next::Log(_)) {
-            *request = None;
+            _ = stop.wait_for(|stop| *stop) => Ok(Next::Stop),
+            next = work => next,
+            () = tokio::time::sleep_until(due) => Ok(Next::Timer),
         }
-        Ok(next)
     }
 
     async fn apply_idle(&mut self, idle: &mut Option<(Position, Version)>) -> Result<()> {
@@ -179,6 +167,11 @@ impl Applier {
         }
         let rows: usize = ready.iter().map(|t| t.upserts.len() + t.deletes.len()).sum();
         self.commit(ready, statuses, reached).await?;
+        if !self.channels.supply.is_there()
+            && let Some(ahead) = self.target.ahead()
+        {
+            ahead.discard();
+        }
         let elapsed_ms = started.elapsed().as_millis() as u64;
         debug!(rows, changes, transactions, elapsed_ms, position = %self.checkpoint.position, "batch applied");
         self.status.applied(rows as u64, transactions, committed_at);
@@ -191,7 +184,7 @@ impl Applier {
         &mut self,
         merged: MergedTable,
         statuses: &mut BTreeMap<TableName, TableStatus>,
-    ) -> Result<Option<TableBatch>> {
+    ) -> Result<Option<Arc<TableBatch>>> {
         let MergedTable { mut batch, mut orphans } = merged;
         let name = batch.table.name.clone();
         if !self.tables.is_running(&name) {
@@ -265,7 +258,7 @@ impl Applier {
     }
 
     /// Reads rows from the source that a partial change cannot take from the target.
-    async fn complete_rows(&mut self, batch: &mut TableBatch, keys: &[Key]) -> Result<()> {
+    async fn complete_rows(&mut self, batch: &mut Arc<TableBatch>, keys: &[Key]) -> Result<()> {
         if keys.is_empty() {
             return Ok(());
         }
@@ -279,7 +272,7 @@ impl Applier {
         };
         let rows = reader.reread(&batch.table, keys, at).await?;
         debug!(table = %batch.table.name, asked = keys.len(), found = rows.len(), "rows read again");
-        complete(batch, &rows, keys);
+        complete(Arc::make_mut(batch), &rows, keys);
         Ok(())
     }
 
@@ -326,7 +319,7 @@ impl Applier {
         if self.tables.get(table).is_none_or(|known| known.schema != batch.table) {
             return self.follow_rows(table, &batch).await.map(Err);
         }
-        self.commit(vec![batch], BTreeMap::new(), None).await?;
+        self.commit(vec![Arc::new(batch)], BTreeMap::new(), None).await?;
         drop(hold);
         let running = self.tables.is_running(table);
         Ok(if running { Ok(self.checkpoint.sequence) } else { Err(self.stopped(table)) })
@@ -358,7 +351,7 @@ impl Applier {
     /// One target transaction. A table that the target refuses is stopped and left out.
     async fn commit(
         &mut self,
-        tables: Vec<TableBatch>,
+        tables: Vec<Arc<TableBatch>>,
         status: BTreeMap<TableName, TableStatus>,
         reached: Option<(Position, Version)>,
     ) -> Result<()> {
@@ -371,7 +364,7 @@ impl Applier {
         let written = batch.tables.iter().map(|part| &part.table.name);
         let alone = self.gates.alone(written).await?;
         loop {
-            match self.target.apply(&batch).await {
+            match self.apply(&batch).await {
                 Ok(Applied::Done) => break,
                 Ok(Applied::NeedsRows(wanted)) => self.complete_batch(&mut batch, wanted).await?,
                 Err(error) => self.leave_out(error, &mut batch)?,
@@ -387,6 +380,26 @@ impl Applier {
         self.status.reached(&self.checkpoint);
         self.channels.reached.send_replace(self.checkpoint.version);
         Ok(())
+    }
+
+    /// Meanwhile has the rows of the next batch brought to the target.
+    async fn apply(&mut self, batch: &Batch) -> Result<Applied> {
+        let Some(ahead) = self.target.ahead() else { return self.target.apply(batch).await };
+        let applied = self.target.apply(batch);
+        let (supply, tables) = (&mut self.channels.supply, &self.tables);
+        let looked_ahead = async {
+            let next = supply.look_ahead().await?;
+            let parts = next.tables.iter().map(|table| &table.batch);
+            // The target is not ready yet for another shape.
+            let parts: Vec<_> = parts.filter(|part| tables.takes(&part.table)).cloned().collect();
+            ahead.stage(&parts);
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            applied = applied => applied,
+            gone = looked_ahead => gone,
+        }
     }
 
     async fn complete_batch(

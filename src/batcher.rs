@@ -12,11 +12,12 @@ use connectors::change::{Change, TableStatus, Timestamp, Transaction, Versioned}
 use connectors::error::Result;
 use connectors::schema::{TableName, TableSchema};
 use connectors::version::{Position, Version};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::merge::{MergedTable, Merger};
 use crate::queue::{Queued, Receiver};
+use crate::supply::Demand;
 
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
@@ -47,13 +48,14 @@ pub struct LogBatch {
     pub changes: u64,
 }
 
-/// The applier's request for the next batch.
+/// The applier's request for the next batch; for a full one while the target is not free.
 pub type Request = oneshot::Sender<LogBatch>;
 
 /// The task's state.
 pub struct Batcher {
     queue: Receiver,
     requests: mpsc::Receiver<Request>,
+    target_free: watch::Receiver<bool>,
     bounds: Bounds,
     merger: Merger,
     building: LogBatch,
@@ -81,11 +83,12 @@ struct End {
 impl Batcher {
     /// A batcher between a queue and an applier's requests.
     #[must_use]
-    pub fn new(queue: Receiver, requests: mpsc::Receiver<Request>, bounds: Bounds) -> Batcher {
+    pub fn new(queue: Receiver, (requests, target_free): Demand, bounds: Bounds) -> Batcher {
         let (merger, building) = (Merger::default(), LogBatch::empty());
         Batcher {
             queue,
             requests,
+            target_free,
             bounds,
             merger,
             building,
@@ -105,16 +108,18 @@ impl Batcher {
             let deadline = self.since.map(|since| since + self.bounds.wait);
             let waited = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             let hungry = !(self.full() || waited && self.may_go());
+            let wanted = self.full() || *self.target_free.borrow_and_update() && self.may_go();
             tokio::select! {
                 biased;
                 queued = self.queue.recv(), if hungry => match queued {
                     Some(queued) => self.add(queued)?,
                     None => return Ok(()),
                 },
-                request = self.requests.recv(), if self.may_go() => match request {
+                request = self.requests.recv(), if wanted => match request {
                     Some(request) => self.give(request),
                     None => return Ok(()),
                 },
+                changed = self.target_free.changed() => if changed.is_err() { return Ok(()) },
             }
         }
     }

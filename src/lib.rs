@@ -16,6 +16,7 @@ pub mod order;
 pub mod persist;
 pub mod queue;
 pub mod reader;
+pub mod supply;
 pub mod tables;
 
 pub mod connect;

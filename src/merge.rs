@@ -41,7 +41,7 @@ pub struct Merger {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MergedTable {
     /// For the target.
-    pub batch: TableBatch,
+    pub batch: Arc<TableBatch>,
     /// Keys of upserts that still lack columns although their row was deleted or truncated
     /// earlier in this batch. The target sees only the upsert: it would take what is absent from
     /// the row that it still has, which is the deleted one. So these rows are read again from the

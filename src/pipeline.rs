@@ -26,6 +26,7 @@ use crate::persist::Persist;
 use crate::queue;
 use crate::reader::Reader;
 use crate::status::{State, Status};
+use crate::supply;
 use conductor::{Conductor, Goal};
 use start::Ready;
 
@@ -115,7 +116,7 @@ impl Pipeline {
         let floor = Floor::new(checkpoint.version);
         let gates = Arc::new(Gates::default());
         let (queue, queued) = queue::bounded(self.limits.queue_bytes);
-        let (requests, requested) = mpsc::channel(1);
+        let (supply, demand) = supply::supply();
         let (orders, ordered) = mpsc::channel(1);
         let (widened_in, widened) = mpsc::unbounded_channel();
         let (durable_in, durable) = watch::channel(checkpoint.position.clone());
@@ -162,7 +163,7 @@ impl Pipeline {
             checkpoint,
             stop_on_table_error: self.limits.stop_on_table_error,
             channels: Channels {
-                requests,
+                supply,
                 orders: ordered,
                 widened: widened_in,
                 durable: durable_in,
@@ -173,7 +174,7 @@ impl Pipeline {
         let mut tasks: JoinSet<(&'static str, Result<()>)> = JoinSet::new();
         let reader = Reader { stream, queue, durable, resumed_from, finished };
         tasks.spawn(async move { ("reader", reader.run().await) });
-        let batcher = Batcher::new(queued, requested, self.limits.bounds);
+        let batcher = Batcher::new(queued, demand, self.limits.bounds);
         tasks.spawn(async move { ("batcher", batcher.run().await) });
         tasks.spawn(async move { ("applier", applier.run().await) });
         tasks.spawn(async move { ("backfill", backfills.run(widened).await) });

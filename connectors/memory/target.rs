@@ -22,7 +22,8 @@ use crate::records;
 use crate::schema::{Evolution, TableName, TableSchema};
 use crate::version::Version;
 use crate::{
-    Claim, Finding, KeyScan, Level, Prepared, Remembered, TableRecord, Target, TargetOptions,
+    Claim, Finding, KeyScan, Level, Prepared, Remembered, StageAhead, TableRecord, Target,
+    TargetOptions,
 };
 
 /// A database that can be written, shared by all connections to it.
@@ -222,6 +223,15 @@ impl Drop for MemoryTarget {
     }
 }
 
+/// Brings nothing; it has the engine look ahead.
+struct NothingAhead;
+
+impl StageAhead for NothingAhead {
+    fn stage(&self, _: &[Arc<TableBatch>]) {}
+
+    fn discard(&self) {}
+}
+
 #[async_trait]
 impl Target for MemoryTarget {
     async fn check(&mut self, tables: &[Arc<TableSchema>]) -> Result<Vec<Finding>> {
@@ -302,6 +312,10 @@ impl Target for MemoryTarget {
 
     /// As a transaction of a real database: the tombstones are those of its beginning, the rows
     /// that it meets are those of its end.
+    fn ahead(&self) -> Option<Arc<dyn StageAhead>> {
+        Some(Arc::new(NothingAhead))
+    }
+
     async fn load(&mut self, rows: &TableBatch) -> Result<()> {
         let fence = self.joined.ok_or_else(records::not_joined)?;
         self.faults.point("target.load.begin").await?;

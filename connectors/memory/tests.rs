@@ -112,7 +112,7 @@ impl Bench {
         let version = Version::at_log(1, 0);
         let checkpoint = Checkpoint { position, version, sequence: self.sequence + 1 };
         let floor = Version::at_log(1, floor);
-        Batch { checkpoint, floor, tables: vec![part(words)], status: BTreeMap::new() }
+        Batch { checkpoint, floor, tables: vec![Arc::new(part(words))], status: BTreeMap::new() }
     }
 
     fn apply(&mut self, words: &[&str], floor: u64) -> Applied {

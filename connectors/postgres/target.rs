@@ -1,12 +1,13 @@
 //! A PostgreSQL database as target, 14 and later. Called by the engine's applier through the
 //! `Target` contract; `sql.rs` writes the statements, and the files of this folder run them:
 //! `claim` (who writes, and what is remembered), `shape` and `prepare` (tables), `apply`, `stage`,
-//! `new_rows` and `poison` (batches), `load` (chunks beside the batches), `copying` and
-//! `row_writer` (how rows are sent), `read` (rows and keys), `check`.
+//! `new_rows` and `poison` (batches), `ahead` (the batch after the next), `load` (chunks beside the
+//! batches), `session`, `copying` and `row_writer` (how rows are sent), `read` (rows and keys), `check`.
 //!
 //! Surprise: a future that is dropped half-way leaves its transaction open in the session, so
 //! every method first ends what an earlier one may have left.
 
+mod ahead;
 mod apply;
 mod check;
 mod claim;
@@ -17,6 +18,7 @@ mod poison;
 mod prepare;
 mod read;
 pub mod row_writer;
+mod session;
 mod shape;
 mod stage;
 #[cfg(test)]
@@ -24,43 +26,40 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
+use self::ahead::Ahead;
 pub use self::row_writer::{Form, RowWriter};
+use self::session::Session;
 use super::config::Config;
 use super::connect;
-use super::sql::TableSql;
 use crate::change::{Applied, Batch, Key, Row, TableBatch};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TableName, TableSchema};
 use crate::version::Version;
-use crate::{Claim, Finding, KeyScan, Prepared, Remembered, TableRecord, Target, TargetOptions};
+use crate::{
+    Claim, Finding, KeyScan, Prepared, Remembered, StageAhead, TableRecord, Target, TargetOptions,
+};
 
-/// A session with a target database.
+/// A target database, and the session that writes it.
 pub struct PostgresTarget {
-    client: Client,
-    options: TargetOptions,
+    session: Session,
+    ahead: Arc<Ahead>,
     /// What our claim raised it to; `None` before a claim.
     fence: Option<u64>,
     /// The fence that a loader joined; `None` in a session that is none.
     joined: Option<u64>,
-    /// Whether this session holds the advisory lock that says that the pipeline is alive.
-    lock_held: bool,
+    /// Whether one of our sessions holds the advisory lock that says that the pipeline is alive.
+    lock_held: Arc<AtomicBool>,
     /// What `_cdc_checkpoint` says of tables, as of our last commit.
     tables: BTreeMap<TableName, TableRecord>,
-    stages: Vec<stage::Stage>,
     tombstones: apply::Tombstones,
-    /// Whether a transaction may be open.
-    in_transaction: bool,
     /// Whether a batch may have been committed without our knowing. Only a claim tells.
     unknown_commit: bool,
 }
-
-/// Our statements are short, so compiling them costs more than it saves; and a batch should stay in
-/// the memory of its staging tables.
-const SESSION: &str = "SET jit = off; SET temp_buffers = '32MB'";
 
 /// Connects to a target.
 ///
@@ -68,19 +67,15 @@ const SESSION: &str = "SET jit = off; SET temp_buffers = '32MB'";
 /// `configuration`, for a URL that cannot be read; the connection.
 pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<PostgresTarget> {
     let config = Config::parse(url)?;
-    let client = connect::connect(&config, &format!("driftless {}", options.pipeline)).await?;
-    let set = client.batch_execute(SESSION).await;
-    set.map_err(|error| connect::error("set up a session with the target", &error))?;
+    let session = Session::open(&config, &options, &Arc::default()).await?;
     Ok(PostgresTarget {
-        client,
-        options,
+        ahead: Ahead::new(config, &session),
+        session,
         fence: None,
         joined: None,
-        lock_held: false,
+        lock_held: Arc::default(),
         tables: BTreeMap::new(),
-        stages: Vec::new(),
         tombstones: apply::Tombstones::unknown(),
-        in_transaction: false,
         unknown_commit: false,
     })
 }
@@ -121,27 +116,6 @@ impl Failure {
 }
 
 impl PostgresTarget {
-    fn sql<'a>(&'a self, table: &'a TableSchema, stage: &'a str) -> TableSql<'a> {
-        TableSql {
-            pipeline: &self.options.pipeline,
-            soft_deletes: self.options.soft_deletes,
-            table,
-            stage,
-        }
-    }
-
-    /// Ends a transaction that a dropped future may have left open.
-    async fn settle(&mut self) -> Result<()> {
-        if self.in_transaction {
-            self.client
-                .batch_execute("ROLLBACK")
-                .await
-                .map_err(|error| connect::error("end an interrupted transaction", &error))?;
-            self.in_transaction = false;
-        }
-        Ok(())
-    }
-
     /// Nothing may follow a commit of which nobody knows whether it was made.
     fn refuse_unknown_commit(&self) -> Result<()> {
         if !self.unknown_commit {
@@ -154,19 +128,10 @@ impl PostgresTarget {
     /// Takes back what this transaction did; a session that cannot is lost, and so is its
     /// transaction.
     async fn roll_back(&mut self) {
-        if self.client.batch_execute("ROLLBACK").await.is_ok() {
-            self.in_transaction = false;
+        if self.session.client.batch_execute("ROLLBACK").await.is_ok() {
+            self.session.in_transaction = false;
             self.unknown_commit = false;
         }
-    }
-
-    /// Runs statements of which we want the rows, all columns in text.
-    async fn rows(
-        &self,
-        statements: &str,
-    ) -> std::result::Result<Vec<SimpleQueryRow>, tokio_postgres::Error> {
-        let messages = self.client.simple_query(statements).await?;
-        Ok(messages.into_iter().filter_map(into_row).collect())
     }
 
     /// The fence of our claim.
@@ -202,34 +167,38 @@ fn text(row: &SimpleQueryRow, index: usize) -> Result<&str> {
 #[async_trait]
 impl Target for PostgresTarget {
     async fn check(&mut self, tables: &[Arc<TableSchema>]) -> Result<Vec<Finding>> {
-        self.settle().await?;
+        self.session.settle().await?;
         self.findings(tables).await
     }
 
     async fn recall(&mut self) -> Result<Option<Remembered>> {
-        self.settle().await?;
+        self.session.settle().await?;
         self.remembered().await
     }
 
     async fn claim(&mut self, claim: &Claim) -> Result<Remembered> {
-        self.settle().await?;
+        self.session.settle().await?;
         self.become_writer(claim).await
     }
 
     async fn prepare(&mut self, table: &Arc<TableSchema>) -> Result<Prepared> {
-        self.settle().await?;
+        self.session.settle().await?;
         self.prepare_table(table).await
     }
 
     async fn release(&mut self, tables: &[TableName]) -> Result<()> {
-        self.settle().await?;
+        self.session.settle().await?;
         self.release_tables(tables).await
     }
 
     async fn apply(&mut self, batch: &Batch) -> Result<Applied> {
-        self.settle().await?;
+        self.session.settle().await?;
         self.refuse_unknown_commit()?;
         self.apply_batch(batch).await
+    }
+
+    fn ahead(&self) -> Option<Arc<dyn StageAhead>> {
+        Some(self.ahead.clone())
     }
 
     async fn join(&mut self, fence: u64) -> Result<bool> {
@@ -238,7 +207,7 @@ impl Target for PostgresTarget {
     }
 
     async fn load(&mut self, rows: &TableBatch) -> Result<()> {
-        self.settle().await?;
+        self.session.settle().await?;
         self.refuse_unknown_commit()?;
         self.load_rows(rows).await
     }
@@ -248,12 +217,12 @@ impl Target for PostgresTarget {
         table: &Arc<TableSchema>,
         keys: &[Key],
     ) -> Result<Vec<(Key, Version, Row)>> {
-        self.settle().await?;
+        self.session.settle().await?;
         self.rows_of_keys(table, keys).await
     }
 
     async fn read_keys(&mut self, scan: &KeyScan<'_>) -> Result<Vec<Key>> {
-        self.settle().await?;
+        self.session.settle().await?;
         self.keys_of_scan(scan).await
     }
 
@@ -267,7 +236,7 @@ impl Target for PostgresTarget {
     }
 
     async fn forget(&mut self) -> Result<()> {
-        self.settle().await?;
+        self.session.settle().await?;
         self.forget_pipeline().await
     }
 }

@@ -140,7 +140,7 @@ impl MergingTable {
         upserts.sort_unstable_by(|a, b| (a.version, &a.key).cmp(&(b.version, &b.key)));
         orphans.sort_unstable();
         MergedTable {
-            batch: TableBatch { table: self.table, truncated, deletes, upserts },
+            batch: Arc::new(TableBatch { table: self.table, truncated, deletes, upserts }),
             orphans,
         }
     }

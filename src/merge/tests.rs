@@ -175,7 +175,7 @@ fn what_cannot_be_merged_is_refused() {
 fn rows_read_again_replace_what_was_asked_and_the_missing_ones_go() {
     let mut merged = merger(&numbered(&["-k", "-j", "k3..", "j4..", "i5.."])).take().remove(0);
     assert_eq!(merged.orphans, [key('j'), key('k')]);
-    complete(&mut merged.batch, &[(key('k'), row("k789"))], &merged.orphans);
+    complete(Arc::make_mut(&mut merged.batch), &[(key('k'), row("k789"))], &merged.orphans);
     let left: Vec<_> = merged.batch.upserts.iter().map(|u| (word(&u.row), u.version)).collect();
     assert_eq!(left, [("k789".into(), version(3)), ("i5..".into(), version(5))]);
 }
@@ -302,7 +302,7 @@ impl Bench {
             for merged in &mut merged {
                 let found = |key: &Key| Some((key.clone(), row(self.source.get(&letter(key))?)));
                 let rows: Vec<_> = merged.orphans.iter().filter_map(found).collect();
-                complete(&mut merged.batch, &rows, &merged.orphans);
+                complete(Arc::make_mut(&mut merged.batch), &rows, &merged.orphans);
             }
             let position = Position("somewhere".into());
             let version = Version::ZERO;

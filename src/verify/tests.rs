@@ -100,6 +100,7 @@ impl Sides {
             version: Version::at_log(1, head),
             sequence: self.applied.fetch_add(1, Ordering::Relaxed) + 1,
         };
+        let tables = tables.into_iter().map(Arc::new).collect();
         let batch = Batch { checkpoint, floor: Version::ZERO, tables, status };
         let mut writer = writer.lock().unwrap();
         writer.apply(&batch).now_or_never().unwrap().unwrap();

@@ -198,7 +198,7 @@ impl Process {
         &mut self,
         checkpoint: Checkpoint,
         floor: Version,
-        tables: Vec<TableBatch>,
+        tables: Vec<Arc<TableBatch>>,
     ) -> Applied {
         let batch = Batch { checkpoint, floor, tables, status: Default::default() };
         let applied = at_once(self.target.apply(&batch));
@@ -423,7 +423,7 @@ impl Case {
             let Some(rows) = now(self.process.reader.reread(&self.table, asked, at)) else {
                 return false;
             };
-            complete(&mut merged.batch, &rows, asked);
+            complete(Arc::make_mut(&mut merged.batch), &rows, asked);
             merged.orphans.clear();
         }
         true
@@ -511,13 +511,13 @@ impl Case {
             self.process.loading = Some(Loading { hold: read.hold, next, rest });
             return;
         }
-        let tables = match &read.ask {
-            Ask::Range(..) => vec![chunk_batch(chunk, None)],
+        let batch = match &read.ask {
             Ask::Sweep(keys) | Ask::Repair(keys) if !self.without.missing => {
-                vec![chunk_batch(chunk, Some(keys))]
+                chunk_batch(chunk, Some(keys))
             }
-            Ask::Sweep(_) | Ask::Repair(_) => vec![chunk_batch(chunk, None)],
+            Ask::Range(..) | Ask::Sweep(_) | Ask::Repair(_) => chunk_batch(chunk, None),
         };
+        let tables = vec![Arc::new(batch)];
         let sequence = process.checkpoint.sequence + 1;
         let checkpoint = Checkpoint { sequence, ..process.checkpoint.clone() };
         assert_eq!(process.apply(checkpoint, floor, tables), Applied::Done, "chunks have it all");

@@ -9,7 +9,7 @@ use mysql_async::Row;
 
 use super::MysqlTarget;
 use super::records::read_checkpoint;
-use crate::change::{Applied, Batch, Checkpoint, Key, TableBatch};
+use crate::change::{Applied, Batch, Checkpoint, Key};
 use crate::error::{Code, Error, Kind, Result};
 use crate::mysql::sql;
 use crate::part::TablePart;
@@ -112,10 +112,10 @@ impl MysqlTarget {
         let truncated = batch.tables.iter().any(|table| table.truncated.is_some());
         let check_tombstones = self.tombstones.possible || truncated;
         // Known before the commit: whoever drops this future must not leave us believing less.
-        self.tombstones.possible |= batch.tables.iter().any(|table| buries(table, batch.floor));
+        self.tombstones.possible |= batch.tables.iter().any(|table| table.buries(batch.floor));
         let mut missing = Vec::new();
         for table in &batch.tables {
-            let part = TablePart::from(table);
+            let part = TablePart::from(&**table);
             let keys = self.write_part(&part, batch.floor, check_tombstones).await?;
             if !keys.is_empty() {
                 missing.push((table.table.name.clone(), keys));
@@ -161,10 +161,4 @@ impl MysqlTarget {
         }
         Ok(())
     }
-}
-
-/// Whether a table's part leaves tombstones.
-fn buries(table: &TableBatch, floor: Version) -> bool {
-    table.truncated.is_some_and(|(version, _)| version >= floor)
-        || table.deletes.iter().any(|delete| delete.version >= floor)
 }

@@ -6,6 +6,7 @@
 //! and a writer that has lost its claim finds out before it has changed anything.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
@@ -44,11 +45,15 @@ impl Tombstones {
 impl PostgresTarget {
     pub(super) async fn apply_batch(&mut self, batch: &Batch) -> Result<Applied> {
         self.claimed()?;
-        self.retry_lock().await?;
+        // It may not have been to be had when we claimed.
+        self.try_lock().await?;
         loop {
             match self.attempt(batch).await {
                 Ok(applied) => return Ok(applied),
-                Err(failure) => self.recover(failure, &batch.tables, batch.floor).await?,
+                Err(failure) => {
+                    let tables: Vec<&TableBatch> = batch.tables.iter().map(Arc::as_ref).collect();
+                    self.recover(failure, &tables, batch.floor).await?;
+                }
             }
         }
     }
@@ -58,56 +63,62 @@ impl PostgresTarget {
     pub(super) async fn recover(
         &mut self,
         failure: Failure,
-        tables: &[TableBatch],
+        tables: &[&TableBatch],
         floor: Version,
     ) -> Result<()> {
         self.roll_back().await;
         match failure {
             Failure::Ours(error) => Err(error),
             Failure::Server(error) => Err(self.explain(tables, floor, &error).await),
-            Failure::NoBinary(place) => self.write_text(place).await,
+            Failure::NoBinary(place) => self.session.write_text(place).await,
         }
     }
 
     async fn attempt(&mut self, batch: &Batch) -> Attempt<Applied> {
         let tables = records::after(&self.tables, batch)?;
+        let check = self.check_tombstones(batch);
+        self.ahead
+            .expect_tombstones(check || batch.tables.iter().any(|part| part.buries(batch.floor)));
+        let staged = self.ahead.take(batch, check, &mut self.session).await;
+        let begin = if staged.is_some() { String::new() } else { format!("{BEGIN}; ") };
+        let mut staged = staged.unwrap_or_default().into_iter();
         let mut places = Vec::with_capacity(batch.tables.len());
         for part in &batch.tables {
-            let place = self.stage(&part.table).await?;
+            let place = self.session.stage(&part.table).await?;
             if places.contains(&place) {
                 let message = format!("a batch has two parts for {}", part.table.name);
                 return Err(Error::stop(Code::Internal, message).into());
             }
             places.push(place);
         }
-        self.in_transaction = true;
+        self.session.in_transaction = true;
         self.unknown_commit = true;
         let advance = self.advance_checkpoint(batch, tables.as_ref())?;
-        let replies = self.client.simple_query(&format!("{BEGIN}; {advance}")).await?;
+        let replies = self.session.client.simple_query(&format!("{begin}{advance}")).await?;
         if last_count(&replies) != 1 {
             return self.unexpected_checkpoint(batch).await;
         }
-        let check = self.check_tombstones(batch);
         let mut statements = Vec::new();
         let mut partial = false;
         for (number, (part, &place)) in batch.tables.iter().zip(&places).enumerate() {
-            let part = TablePart::from(part);
-            if !check && self.copy_new(place, &part).await? {
-                continue;
-            }
-            let staged = self.fill(place, &part, check).await?;
+            let part = TablePart::from(&**part);
+            let staged = match staged.next().flatten() {
+                Some(staged) => staged,
+                None if !check && self.session.copy_new(place, &part).await? => continue,
+                None => self.session.fill(place, &part, check).await?,
+            };
             partial |= !staged.partial.is_empty();
             self.table_statements(&mut statements, &part, place, &staged, batch.floor, check);
             if !staged.partial.is_empty() {
-                let stage = &self.stages[place].name;
-                statements.push(self.sql(part.table, stage).missing(number));
+                let stage = &self.session.stages[place].name;
+                statements.push(self.session.sql(part.table, stage).missing(number));
             }
         }
         let collects = self.collect_statements(&mut statements, batch);
         if !partial {
             statements.push("COMMIT".into());
         }
-        let replies = self.client.simple_query(&statements.join("; ")).await?;
+        let replies = self.session.client.simple_query(&statements.join("; ")).await?;
         let replies: Vec<SimpleQueryRow> = replies.into_iter().filter_map(into_row).collect();
         let (missing, remain) = read_replies(batch, &replies)?;
         if !missing.is_empty() {
@@ -115,9 +126,9 @@ impl PostgresTarget {
             return Ok(Applied::NeedsRows(missing));
         }
         if partial {
-            self.client.batch_execute("COMMIT").await?;
+            self.session.client.batch_execute("COMMIT").await?;
         }
-        self.in_transaction = false;
+        self.session.in_transaction = false;
         self.unknown_commit = false;
         if collects {
             self.tombstones = Tombstones { possible: remain, collected: batch.floor };
@@ -144,7 +155,7 @@ impl PostgresTarget {
             quote::literal(&checkpoint.position.0),
             sql::version(checkpoint.version),
             checkpoint.sequence,
-            quote::literal(&self.options.pipeline),
+            quote::literal(&self.session.options.pipeline),
             self.claimed()?,
             i128::from(checkpoint.sequence) - 1,
         ))
@@ -154,7 +165,7 @@ impl PostgresTarget {
     /// answer to its commit was lost, or somebody else writes.
     async fn unexpected_checkpoint(&mut self, batch: &Batch) -> Attempt<Applied> {
         self.roll_back().await;
-        let (fence, pipeline) = (self.claimed()?, &self.options.pipeline);
+        let (fence, pipeline) = (self.claimed()?, &self.session.options.pipeline);
         let Some(remembered) = self.remembered().await? else {
             return Err(super::claim::lost(pipeline).into());
         };
@@ -187,7 +198,7 @@ impl PostgresTarget {
         floor: Version,
         check_tombstones: bool,
     ) {
-        let sql = self.sql(part.table, &self.stages[place].name);
+        let sql = self.session.sql(part.table, &self.session.stages[place].name);
         if let Some((truncation, updated_at)) = part.truncated {
             let mut instant = Vec::new();
             types::push_timestamp(&mut instant, updated_at);
@@ -213,17 +224,12 @@ impl PostgresTarget {
     /// Drops tombstones that nothing older can follow any more, and asks whether any are left.
     /// Returns whether there was reason to.
     fn collect_statements(&mut self, statements: &mut Vec<String>, batch: &Batch) -> bool {
-        let written = |table: &TableBatch| {
-            let from_floor = |version: Version| version >= batch.floor;
-            table.truncated.is_some_and(|(version, _)| from_floor(version))
-                || table.deletes.iter().any(|delete| from_floor(delete.version))
-        };
         // Known before the commit: whoever drops this future must not leave us believing less.
-        self.tombstones.possible |= batch.tables.iter().any(written);
+        self.tombstones.possible |= batch.tables.iter().any(|part| part.buries(batch.floor));
         if !self.tombstones.possible || batch.floor <= self.tombstones.collected {
             return false;
         }
-        let pipeline = &self.options.pipeline;
+        let pipeline = &self.session.options.pipeline;
         statements.push(sql::collect_tombstones(pipeline, batch.floor));
         statements.push(format!(
             "SELECT 'tombstones', EXISTS (SELECT FROM {} WHERE pipeline = {})",
@@ -236,7 +242,7 @@ impl PostgresTarget {
     /// Turns a refusal of the server into the reaction that it asks for.
     async fn explain(
         &mut self,
-        tables: &[TableBatch],
+        tables: &[&TableBatch],
         floor: Version,
         error: &tokio_postgres::Error,
     ) -> Error {
@@ -254,10 +260,10 @@ impl PostgresTarget {
     }
 
     /// A statement did not fit its table; says which table is not what was prepared.
-    async fn explain_shapes(&mut self, tables: &[TableBatch]) -> Result<()> {
+    async fn explain_shapes(&mut self, tables: &[&TableBatch]) -> Result<()> {
         // What was staged for a shape that is no more must not be used again.
         if self.remembered().await?.is_none() {
-            return Err(super::claim::lost(&self.options.pipeline));
+            return Err(super::claim::lost(&self.session.options.pipeline));
         }
         for table in tables {
             self.expect_shape(&table.table).await?;

@@ -40,7 +40,7 @@ struct Server {
 
 impl PostgresTarget {
     pub(super) async fn findings(&self, tables: &[Arc<TableSchema>]) -> Result<Vec<Finding>> {
-        let rows = self.query("look at the target server", SERVER).await?;
+        let rows = self.session.query("look at the target server", SERVER).await?;
         let nothing = || Error::stop(Code::Protocol, "the target says nothing of itself");
         let mut server = read_server(rows.first().ok_or_else(nothing)?)?;
         if self.lacking_privileges(sql::CHECKPOINT).await?.is_some_and(|lack| lack.is_empty()) {
@@ -96,7 +96,7 @@ impl PostgresTarget {
              FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p \
              WHERE NOT has_table_privilege(to_regclass({table}), p))"
         );
-        let rows = self.query("look at privileges in the target", &query).await?;
+        let rows = self.session.query("look at privileges in the target", &query).await?;
         let Some(row) = rows.first() else {
             return Ok(None);
         };
@@ -123,7 +123,7 @@ impl PostgresTarget {
         let Some(shape) = self.shape(&table.name).await? else {
             return Ok(ok("", "will be created"));
         };
-        let lacking = compare(table, &shape, self.options.soft_deletes)?;
+        let lacking = compare(table, &shape, self.session.options.soft_deletes)?;
         let quoted = quote::table(&table.name);
         let user = quote::identifier(&server.user);
         if let Some(privileges) = self.lacking_privileges(&quoted).await?
@@ -155,7 +155,7 @@ impl PostgresTarget {
             "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass({})",
             quote::literal(&quoted)
         );
-        let rows = self.query("look at a table's owner", &query).await?;
+        let rows = self.session.query("look at a table's owner", &query).await?;
         if rows.first().is_some_and(|row| row.get(0) == Some("t")) {
             return Ok(ok("", "is there; columns will be added"));
         }
@@ -172,7 +172,7 @@ impl PostgresTarget {
              FROM pg_namespace WHERE nspname = {}",
             quote::literal(schema)
         );
-        let rows = self.query("look at a schema of the target", &query).await?;
+        let rows = self.session.query("look at a schema of the target", &query).await?;
         match rows.first().map(|row| text(row, 0)).transpose()? {
             Some("t") => Ok(None),
             Some(_) => {

@@ -7,10 +7,12 @@
 //! may still commit is waited for: behind a lock that loaders share, and the row of the checkpoint.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_postgres::SimpleQueryRow;
 
+use super::session::HeldLock;
 use super::{Attempt, PostgresTarget, text};
 use crate::change::Checkpoint;
 use crate::error::{Code, Error, Result};
@@ -37,9 +39,9 @@ impl PostgresTarget {
             "SELECT fence, instance, tables, sequence, position, version FROM {} \
              WHERE pipeline = {}",
             sql::CHECKPOINT,
-            quote::literal(&self.options.pipeline)
+            quote::literal(&self.session.options.pipeline)
         );
-        let rows = self.query("read the checkpoint", &query).await?;
+        let rows = self.session.query("read the checkpoint", &query).await?;
         rows.first().map(|row| self.read_remembered(row)).transpose()
     }
 
@@ -49,13 +51,8 @@ impl PostgresTarget {
             sql::CHECKPOINT,
             sql::TOMBSTONE
         );
-        let rows = self.query("look for the checkpoint", &query).await?;
+        let rows = self.session.query("look for the checkpoint", &query).await?;
         rows.first().map_or(Ok(false), |row| Ok(text(row, 0)? == "t"))
-    }
-
-    /// Rows of a statement of ours, with an error that says what it was for.
-    pub(super) async fn query(&self, doing: &str, query: &str) -> Result<Vec<SimpleQueryRow>> {
-        self.rows(query).await.map_err(|error| connect::error(doing, &error))
     }
 
     fn read_remembered(&self, row: &SimpleQueryRow) -> Result<Remembered> {
@@ -63,7 +60,7 @@ impl PostgresTarget {
             let message = format!(
                 "the record of pipeline {} in {} cannot be read; restore the target, or run \
                  `driftless teardown` and start again with an empty one",
-                self.options.pipeline,
+                self.session.options.pipeline,
                 sql::CHECKPOINT
             );
             Error::stop(Code::TargetLost, message)
@@ -89,6 +86,7 @@ impl PostgresTarget {
     }
 
     pub(super) async fn become_writer(&mut self, claim: &Claim) -> Result<Remembered> {
+        self.ahead.close();
         let remembered = match claim.fence {
             Some(fence) => self.verify_fence(claim, fence).await?,
             None => self.raise_fence(claim).await?,
@@ -101,7 +99,7 @@ impl PostgresTarget {
     }
 
     async fn verify_fence(&mut self, claim: &Claim, fence: u64) -> Result<Remembered> {
-        let pipeline = &self.options.pipeline.clone();
+        let pipeline = &self.session.options.pipeline.clone();
         let remembered = self.remembered().await?.ok_or_else(|| lost(pipeline))?;
         if remembered.fence != fence || remembered.instance != claim.instance {
             return Err(records::fenced(pipeline));
@@ -119,20 +117,20 @@ impl PostgresTarget {
 
     /// Waits until nothing that an earlier session began can be committed any more.
     async fn wait_for_commits(&mut self) -> Result<()> {
-        self.in_transaction = true;
+        self.session.in_transaction = true;
         let wait = format!(
             "{}; SELECT pg_advisory_xact_lock({}); SELECT FROM {} WHERE pipeline = {} \
              FOR UPDATE; COMMIT",
             super::apply::BEGIN,
-            loader_lock_number(&self.options.pipeline),
+            loader_lock_number(&self.session.options.pipeline),
             sql::CHECKPOINT,
-            quote::literal(&self.options.pipeline)
+            quote::literal(&self.session.options.pipeline)
         );
-        if let Err(error) = self.client.batch_execute(&wait).await {
+        if let Err(error) = self.session.client.batch_execute(&wait).await {
             self.roll_back().await;
             return Err(connect::error("wait for the earlier session", &error));
         }
-        self.in_transaction = false;
+        self.session.in_transaction = false;
         Ok(())
     }
 
@@ -145,10 +143,10 @@ impl PostgresTarget {
             self.end_lock_holders().await?;
         }
         if !held && !self.wait_for_lock().await? && !ours && !claim.take_over {
-            return Err(records::already_running(&self.options.pipeline));
+            return Err(records::already_running(&self.session.options.pipeline));
         }
-        self.in_transaction = true;
-        let pipeline = quote::literal(&self.options.pipeline);
+        self.session.in_transaction = true;
+        let pipeline = quote::literal(&self.session.options.pipeline);
         let instance = quote::literal(&claim.instance);
         let raise = format!(
             "{}; SELECT pg_advisory_xact_lock({}); INSERT INTO {} AS c \
@@ -156,18 +154,19 @@ impl PostgresTarget {
              ON CONFLICT (pipeline) DO UPDATE SET fence = c.fence + 1, \
              instance = excluded.instance, updated_at = excluded.updated_at; COMMIT",
             super::apply::BEGIN,
-            loader_lock_number(&self.options.pipeline),
+            loader_lock_number(&self.session.options.pipeline),
             sql::CHECKPOINT
         );
-        if let Err(error) = self.client.batch_execute(&raise).await {
+        if let Err(error) = self.session.client.batch_execute(&raise).await {
             self.roll_back().await;
             return Err(connect::error("claim the pipeline", &error));
         }
-        self.in_transaction = false;
-        let remembered = self.remembered().await?.ok_or_else(|| lost(&self.options.pipeline))?;
+        self.session.in_transaction = false;
+        let remembered =
+            self.remembered().await?.ok_or_else(|| lost(&self.session.options.pipeline))?;
         // Somebody may have claimed it between our commit and our look at it.
         if remembered.instance != claim.instance {
-            return Err(records::fenced(&self.options.pipeline));
+            return Err(records::fenced(&self.session.options.pipeline));
         }
         Ok(remembered)
     }
@@ -176,35 +175,29 @@ impl PostgresTarget {
         if self.has_own_tables().await? {
             return Ok(());
         }
-        self.in_transaction = true;
+        self.session.in_transaction = true;
         let create = format!(
             "BEGIN; SELECT pg_advisory_xact_lock({CREATION_LOCK}); {}; COMMIT",
             sql::CREATE_OWN_TABLES
         );
-        if let Err(error) = self.client.batch_execute(&create).await {
+        if let Err(error) = self.session.client.batch_execute(&create).await {
             self.roll_back().await;
             return Err(connect::error("create our own tables in schema public", &error));
         }
-        self.in_transaction = false;
+        self.session.in_transaction = false;
         Ok(())
     }
 
-    /// Asks for the lock again if it was not to be had when we claimed.
-    pub(super) async fn retry_lock(&mut self) -> Result<()> {
-        if !self.lock_held {
-            self.try_lock().await?;
-        }
-        Ok(())
-    }
-
-    async fn try_lock(&mut self) -> Result<bool> {
-        if !self.lock_held {
+    /// Asks for the lock, unless one of our sessions holds it.
+    pub(super) async fn try_lock(&mut self) -> Result<bool> {
+        if !self.lock_held.load(Ordering::Relaxed) {
             let query = format!("SELECT pg_try_advisory_lock({})", self.lock_number());
-            let rows = self.query("lock the pipeline", &query).await?;
-            self.lock_held =
-                rows.first().map_or(Ok::<bool, Error>(false), |row| Ok(text(row, 0)? == "t"))?;
+            let rows = self.session.query("lock the pipeline", &query).await?;
+            let granted = rows.first().map(|row| text(row, 0)).transpose()? == Some("t");
+            self.session.lock = granted.then(|| HeldLock::new(&self.lock_held));
+            return Ok(granted);
         }
-        Ok(self.lock_held)
+        Ok(true)
     }
 
     async fn wait_for_lock(&mut self) -> Result<bool> {
@@ -228,16 +221,16 @@ impl PostgresTarget {
              WHERE datname = current_database()) AND pid <> pg_backend_pid() \
              AND (classid, objid) IN ({}, {})",
             place(self.lock_number()),
-            place(loader_lock_number(&self.options.pipeline))
+            place(loader_lock_number(&self.session.options.pipeline))
         );
-        match self.query("end the earlier sessions", &end).await {
+        match self.session.query("end the earlier sessions", &end).await {
             Err(error) if error.code != Code::Permission => Err(error),
             _ => Ok(()),
         }
     }
 
     fn lock_number(&self) -> i64 {
-        lock_number(&self.options.pipeline)
+        lock_number(&self.session.options.pipeline)
     }
 
     /// Records tables, if the fence is still ours.
@@ -247,7 +240,7 @@ impl PostgresTarget {
              WHERE pipeline = {} AND fence = {}",
             sql::CHECKPOINT,
             quote::literal(&records::write(tables)?),
-            quote::literal(&self.options.pipeline),
+            quote::literal(&self.session.options.pipeline),
             self.claimed()?
         ))
     }
@@ -255,7 +248,7 @@ impl PostgresTarget {
     pub(super) async fn release_tables(&mut self, released: &[TableName]) -> Result<()> {
         let mut tables = self.tables.clone();
         tables.retain(|name, _| !released.contains(name));
-        let pipeline = quote::literal(&self.options.pipeline);
+        let pipeline = quote::literal(&self.session.options.pipeline);
         let mut changes = Vec::new();
         for TableName { schema, name } in released {
             changes.push(format!(
@@ -276,10 +269,10 @@ impl PostgresTarget {
         tables: BTreeMap<TableName, TableRecord>,
     ) -> Result<()> {
         let record = self.record_tables(&tables)?;
-        self.in_transaction = true;
+        self.session.in_transaction = true;
         match self.change_if_writer(changes, &record).await {
             Ok(()) => {
-                self.in_transaction = false;
+                self.session.in_transaction = false;
                 self.tables = tables;
                 Ok(())
             }
@@ -292,13 +285,13 @@ impl PostgresTarget {
 
     async fn change_if_writer(&self, changes: &[String], record: &str) -> Attempt<()> {
         let begin = format!("{}; {record}", super::apply::BEGIN);
-        let replies = self.client.simple_query(&begin).await?;
+        let replies = self.session.client.simple_query(&begin).await?;
         if super::last_count(&replies) != 1 {
-            return Err(records::fenced(&self.options.pipeline).into());
+            return Err(records::fenced(&self.session.options.pipeline).into());
         }
         let mut rest = changes.join("; ");
         rest += if changes.is_empty() { "COMMIT" } else { "; COMMIT" };
-        self.client.batch_execute(&rest).await?;
+        self.session.client.batch_execute(&rest).await?;
         Ok(())
     }
 
@@ -306,7 +299,7 @@ impl PostgresTarget {
         if !self.has_own_tables().await? {
             return Ok(());
         }
-        let pipeline = quote::literal(&self.options.pipeline);
+        let pipeline = quote::literal(&self.session.options.pipeline);
         let own = [sql::TOMBSTONE, sql::CHECKPOINT];
         let mut changes: Vec<String> =
             own.map(|table| format!("DELETE FROM {table} WHERE pipeline = {pipeline}")).into();
@@ -328,15 +321,15 @@ impl PostgresTarget {
     /// that only seems dead finds its record gone and commits nothing more.
     async fn forget_unclaimed(&mut self, changes: &[String]) -> Result<()> {
         if !self.wait_for_lock().await? {
-            return Err(records::already_running(&self.options.pipeline));
+            return Err(records::already_running(&self.session.options.pipeline));
         }
-        self.in_transaction = true;
+        self.session.in_transaction = true;
         let forget = format!("{}; {}; COMMIT", super::apply::BEGIN, changes.join("; "));
-        if let Err(error) = self.client.batch_execute(&forget).await {
+        if let Err(error) = self.session.client.batch_execute(&forget).await {
             self.roll_back().await;
             return Err(connect::error("forget the pipeline", &error));
         }
-        self.in_transaction = false;
+        self.session.in_transaction = false;
         self.tables = BTreeMap::new();
         Ok(())
     }

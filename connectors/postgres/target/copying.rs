@@ -7,8 +7,9 @@
 
 use tokio_postgres::Statement;
 
+use super::Attempt;
 use super::row_writer::Form;
-use super::{Attempt, PostgresTarget};
+use super::session::Session;
 use crate::postgres::binary::Encoding;
 use crate::postgres::sql;
 
@@ -22,7 +23,7 @@ pub struct Copying {
     pub form: Form,
 }
 
-impl PostgresTarget {
+impl Session {
     /// Prepares a COPY, in binary if that is allowed here and if all of the columns can be written
     /// so.
     pub(super) async fn prepare_copy(

@@ -9,8 +9,6 @@
 //! row is sent. So whatever a server may still commit after its client is gone had the lock while
 //! the client was there, and no later claim can overlook it.
 
-use std::slice::from_ref;
-
 use super::{Attempt, PostgresTarget, text};
 use crate::change::TableBatch;
 use crate::error::Result;
@@ -25,25 +23,25 @@ impl PostgresTarget {
         loop {
             match self.attempt_load(fence, rows).await {
                 Ok(()) => return Ok(()),
-                Err(failure) => self.recover(failure, from_ref(rows), Version::ZERO).await?,
+                Err(failure) => self.recover(failure, &[rows], Version::ZERO).await?,
             }
         }
     }
 
     async fn attempt_load(&mut self, fence: u64, rows: &TableBatch) -> Attempt<()> {
-        let place = self.stage(&rows.table).await?;
-        self.in_transaction = true;
+        let place = self.session.stage(&rows.table).await?;
+        self.session.in_transaction = true;
         self.unknown_commit = true;
         let check = self.begin_load(fence, rows).await?;
         let part = TablePart::from(rows);
         let mut statements = Vec::new();
-        if check || !self.copy_new(place, &part).await? {
-            let staged = self.fill(place, &part, check).await?;
+        if check || !self.session.copy_new(place, &part).await? {
+            let staged = self.session.fill(place, &part, check).await?;
             self.table_statements(&mut statements, &part, place, &staged, Version::ZERO, check);
         }
         statements.push("COMMIT".into());
-        self.client.batch_execute(&statements.join("; ")).await?;
-        self.in_transaction = false;
+        self.session.client.batch_execute(&statements.join("; ")).await?;
+        self.session.in_transaction = false;
         self.unknown_commit = false;
         Ok(())
     }
@@ -51,19 +49,19 @@ impl PostgresTarget {
     /// Proves the fence until the end of the transaction, and says whether a tombstone may outrank
     /// a row. The log does not write the table meanwhile, so the answer stays true.
     async fn begin_load(&self, fence: u64, rows: &TableBatch) -> Attempt<bool> {
-        let pipeline = &self.options.pipeline;
+        let pipeline = &self.session.options.pipeline;
         let oldest = rows.upserts.iter().map(|upsert| upsert.version).min();
         let begin = format!(
             "{}; SELECT pg_advisory_xact_lock_shared({}); SELECT fence, {} FROM {} \
              WHERE pipeline = {}",
             super::apply::BEGIN,
             super::claim::loader_lock_number(pipeline),
-            self.sql(&rows.table, "").has_tombstones(oldest.unwrap_or(Version::ZERO)),
+            self.session.sql(&rows.table, "").has_tombstones(oldest.unwrap_or(Version::ZERO)),
             sql::CHECKPOINT,
             quote::literal(pipeline)
         );
         // The first row is the lock's.
-        let replies = self.rows(&begin).await?;
+        let replies = self.session.rows(&begin).await?;
         let Some(record) = replies.get(1) else {
             return Err(super::claim::lost(pipeline).into());
         };

@@ -4,8 +4,9 @@
 //! Surprise: it is tried under a savepoint, and the unique key says no at the first row that is
 //! there. `crate::new_rows` decides when to try.
 
+use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::SinkExt;
 use futures_util::future::join;
@@ -14,18 +15,32 @@ use tokio_postgres::error::SqlState;
 use super::apply::is_about_data;
 use super::copying::Copying;
 use super::row_writer::{NoBinary, RowWriter};
-use super::{Attempt, Failure, PostgresTarget};
+use super::session::Session;
+use super::{Attempt, Failure};
 use crate::key_order::by_key;
 use crate::new_rows::NewRows;
 use crate::part::TablePart;
-use crate::schema::TableSchema;
+use crate::schema::{TableName, TableSchema};
 
 /// The columns that follow the row's own: its version and its commit time.
 const OWN_COLUMNS: usize = 2;
 
-/// What a session knows of writing the new rows of a table.
+/// What earlier batches have taught about the tables' rows, whichever session applied them.
+#[derive(Default)]
+pub struct Lessons(Mutex<HashMap<TableName, NewRows>>);
+
+impl Lessons {
+    fn of<T>(&self, table: &TableName, use_it: impl FnOnce(&mut NewRows) -> T) -> T {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_table) = tables.get_mut(table) {
+            return use_it(of_table);
+        }
+        use_it(tables.entry(table.clone()).or_default())
+    }
+}
+
+/// How a session copies new rows into a table.
 pub struct CopyNew {
-    worth: NewRows,
     /// Prepared at the first try: inside its transaction, where no lock is waited for too long.
     copying: Option<Arc<Copying>>,
     /// Whether rows may be written in binary.
@@ -33,17 +48,17 @@ pub struct CopyNew {
 }
 
 impl CopyNew {
-    /// Worth a try at once.
+    /// Nothing is prepared yet.
     pub fn new(binary: bool) -> CopyNew {
-        CopyNew { worth: NewRows::default(), copying: None, binary }
+        CopyNew { copying: None, binary }
     }
 }
 
-impl PostgresTarget {
+impl Session {
     /// Copies the rows of a part into their table if all of them are new; says whether they were.
     /// Only for rows that no tombstone can outrank.
     pub(super) async fn copy_new(&mut self, place: usize, part: &TablePart<'_>) -> Attempt<bool> {
-        if !self.stages[place].new_rows.worth.is_worth_a_try(part) {
+        if !self.may_be_new(part) {
             return Ok(false);
         }
         let copying = self.prepare_new(place, part.table).await?;
@@ -57,12 +72,17 @@ impl PostgresTarget {
             }
             Err(failure) => return Err(failure),
         };
-        self.stages[place].new_rows.worth.learn(were_new);
+        self.lessons.of(&part.table.name, |of_table| of_table.learn(were_new));
         Ok(were_new)
     }
 
+    /// Whether it is worth a try to copy this part.
+    pub(super) fn may_be_new(&self, part: &TablePart<'_>) -> bool {
+        self.lessons.of(&part.table.name, |of_table| of_table.is_worth_a_try(part))
+    }
+
     async fn prepare_new(&mut self, place: usize, table: &TableSchema) -> Attempt<Arc<Copying>> {
-        let CopyNew { copying, binary, .. } = &self.stages[place].new_rows;
+        let CopyNew { copying, binary } = &self.stages[place].new_rows;
         if let Some(copying) = copying {
             return Ok(copying.clone());
         }

@@ -17,21 +17,21 @@ impl PostgresTarget {
     /// Names the first row that the server refuses. `Err` says what else came of the search.
     pub(super) async fn find_poison(
         &mut self,
-        tables: &[TableBatch],
+        tables: &[&TableBatch],
         floor: Version,
         refusal: &tokio_postgres::Error,
     ) -> Result<Error> {
         for table in tables {
             // Made inside the transaction, a staging table would go with it.
-            let made = self.stage(&table.table).await;
+            let made = self.session.stage(&table.table).await;
             made.map_err(|failure| failure.doing("make a staging table"))?;
         }
         let found = loop {
-            self.in_transaction = true;
+            self.session.in_transaction = true;
             let found = self.search(tables, floor).await;
             self.roll_back().await;
             match found {
-                Err(Failure::NoBinary(place)) => self.write_text(place).await?,
+                Err(Failure::NoBinary(place)) => self.session.write_text(place).await?,
                 found => break found,
             }
         };
@@ -47,9 +47,12 @@ impl PostgresTarget {
         }
     }
 
-    async fn search(&mut self, tables: &[TableBatch], floor: Version) -> Attempt<Option<Error>> {
+    async fn search(&mut self, tables: &[&TableBatch], floor: Version) -> Attempt<Option<Error>> {
         // Constraints that wait for the commit would be silent in a transaction without one.
-        self.client.batch_execute(&format!("{BEGIN}; SET CONSTRAINTS ALL IMMEDIATE")).await?;
+        self.session
+            .client
+            .batch_execute(&format!("{BEGIN}; SET CONSTRAINTS ALL IMMEDIATE"))
+            .await?;
         for table in tables {
             let whole = table.deletes.len() + table.upserts.len();
             let Some(mut refusal) = self.probe(table, 0, whole, floor).await? else {
@@ -81,14 +84,14 @@ impl PostgresTarget {
         end: usize,
         floor: Version,
     ) -> Attempt<Option<ServerError>> {
-        self.client.batch_execute("SAVEPOINT probe").await?;
+        self.session.client.batch_execute("SAVEPOINT probe").await?;
         match self.apply_some(table, start, end, floor).await {
             Ok(()) => {
-                self.client.batch_execute("RELEASE SAVEPOINT probe").await?;
+                self.session.client.batch_execute("RELEASE SAVEPOINT probe").await?;
                 Ok(None)
             }
             Err(Failure::Server(error)) if is_about_data(&error) => {
-                self.client.batch_execute("ROLLBACK TO SAVEPOINT probe").await?;
+                self.session.client.batch_execute("ROLLBACK TO SAVEPOINT probe").await?;
                 Ok(error.as_db_error().map(ServerError::from))
             }
             Err(failure) => Err(failure),
@@ -103,13 +106,13 @@ impl PostgresTarget {
         floor: Version,
     ) -> Attempt<()> {
         let part = TablePart::of_rows(table, start, end);
-        let place = self.stage(part.table).await?;
-        let staged = self.fill(place, &part, true).await?;
+        let place = self.session.stage(part.table).await?;
+        let staged = self.session.fill(place, &part, true).await?;
         let mut statements = Vec::new();
         self.table_statements(&mut statements, &part, place, &staged, floor, true);
         // The staging table empties itself only at a commit.
-        statements.push(format!("DELETE FROM {}", self.stages[place].name));
-        self.client.batch_execute(&statements.join("; ")).await?;
+        statements.push(format!("DELETE FROM {}", self.session.stages[place].name));
+        self.session.client.batch_execute(&statements.join("; ")).await?;
         Ok(())
     }
 }

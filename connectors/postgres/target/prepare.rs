@@ -26,7 +26,7 @@ impl PostgresTarget {
                     let schema = quote::identifier(&table.name.schema);
                     changes.push(format!("CREATE SCHEMA IF NOT EXISTS {schema}"));
                 }
-                changes.push(self.sql(table, "").create_table());
+                changes.push(self.session.sql(table, "").create_table());
                 self.record(table, &changes, Some(TableStatus::Copying)).await?;
                 Ok(Prepared::Created)
             }
@@ -39,7 +39,7 @@ impl PostgresTarget {
         table: &Arc<TableSchema>,
         shape: &Shape,
     ) -> Result<Prepared> {
-        let lacking = compare(table, shape, self.options.soft_deletes)?;
+        let lacking = compare(table, shape, self.session.options.soft_deletes)?;
         let recorded = self.tables.get(&table.name);
         let known = recorded.is_some();
         let same = recorded.is_some_and(|record| record.schema == **table);
@@ -55,7 +55,7 @@ impl PostgresTarget {
             ));
         }
         if !lacking.columns.is_empty() {
-            changes.push(self.sql(table, "").add_columns(&lacking.columns));
+            changes.push(self.session.sql(table, "").add_columns(&lacking.columns));
         }
         if !known || !lacking.columns.is_empty() {
             self.record(table, &changes, Some(TableStatus::Copying)).await?;
@@ -89,13 +89,13 @@ impl PostgresTarget {
 
     async fn has_schema(&self, schema: &str) -> Result<bool> {
         let query = format!("SELECT FROM pg_namespace WHERE nspname = {}", quote::literal(schema));
-        Ok(!self.query("look for a schema in the target", &query).await?.is_empty())
+        Ok(!self.session.query("look for a schema in the target", &query).await?.is_empty())
     }
 
     pub(super) async fn refuse_rows(&self, table: &TableName) -> Result<()> {
         let quoted = quote::table(table);
         let doing = format!("look for rows in target table {table}");
-        let rows = self.query(&doing, &format!("SELECT FROM {quoted} LIMIT 1")).await?;
+        let rows = self.session.query(&doing, &format!("SELECT FROM {quoted} LIMIT 1")).await?;
         if rows.is_empty() {
             return Ok(());
         }
@@ -125,11 +125,11 @@ impl PostgresTarget {
              SELECT FROM jsonb_array_elements(tables::jsonb) AS t (record) \
              WHERE t.record -> 'schema' -> 'name' = jsonb_build_array({}::text, {}::text))",
             sql::CHECKPOINT,
-            quote::literal(&self.options.pipeline),
+            quote::literal(&self.session.options.pipeline),
             quote::literal(&table.schema),
             quote::literal(&table.name)
         );
-        let rows = self.query("look for another pipeline's tables", &query).await?;
+        let rows = self.session.query("look for another pipeline's tables", &query).await?;
         rows.first().map(|row| super::text(row, 0).map(str::to_owned)).transpose()
     }
 }

@@ -29,8 +29,8 @@ impl PostgresTarget {
         let mut found = Vec::with_capacity(keys.len());
         for keys in keys.chunks(KEYS_MAX) {
             let literals = keys.iter().map(literals).collect::<Result<Vec<_>>>()?;
-            let query = self.sql(table, "").read_rows(&literals);
-            let rows = self.rows(&query).await;
+            let query = self.session.sql(table, "").read_rows(&literals);
+            let rows = self.session.rows(&query).await;
             for row in rows.map_err(|error| self.read_error(table, &doing, &error))? {
                 let number: usize = text(&row, 0)?.parse().map_err(|_| damaged())?;
                 let key = keys.get(number).ok_or_else(damaged)?;
@@ -56,7 +56,7 @@ impl PostgresTarget {
     pub(super) async fn keys_of_scan(&mut self, scan: &KeyScan<'_>) -> Result<Vec<Key>> {
         let doing = format!("read keys of target table {}", scan.table.name);
         let after = scan.after.map(literals).transpose()?;
-        let query = self.sql(scan.table, "").read_keys(
+        let query = self.session.sql(scan.table, "").read_keys(
             after.as_deref(),
             scan.below,
             scan.filter,
@@ -64,10 +64,10 @@ impl PostgresTarget {
         );
         if scan.filter.is_some() {
             // Only one statement can be prepared, so a filter cannot smuggle in another.
-            let prepared = self.client.prepare(&query).await;
+            let prepared = self.session.client.prepare(&query).await;
             prepared.map_err(|error| filter_error(scan, &doing, &error))?;
         }
-        let rows = self.rows(&query).await;
+        let rows = self.session.rows(&query).await;
         let rows = rows.map_err(|error| match scan.filter {
             Some(_) => filter_error(scan, &doing, &error),
             None => self.read_error(scan.table, &doing, &error),

@@ -50,7 +50,7 @@ impl PostgresTarget {
             quote::literal(&table.schema),
             quote::literal(&table.name)
         );
-        let found = self.query(&doing, &query).await?;
+        let found = self.session.query(&doing, &query).await?;
         let Some(found) = found.first() else {
             return Ok(None);
         };
@@ -61,9 +61,9 @@ impl PostgresTarget {
             let obstacles = vec![(obstacle, remedy)];
             return Ok(Some(Shape { columns: Vec::new(), key: Vec::new(), obstacles }));
         }
-        let columns = self.query(&doing, &COLUMNS.replace("$1", oid)).await?;
-        let key = self.query(&doing, &KEY.replace("$1", oid)).await?;
-        let obstacles = self.query(&doing, &OBSTACLES.replace("$1", oid)).await?;
+        let columns = self.session.query(&doing, &COLUMNS.replace("$1", oid)).await?;
+        let key = self.session.query(&doing, &KEY.replace("$1", oid)).await?;
+        let obstacles = self.session.query(&doing, &OBSTACLES.replace("$1", oid)).await?;
         let mut shape = Shape { columns: Vec::new(), key: Vec::new(), obstacles: Vec::new() };
         for row in &columns {
             shape.columns.push(TargetColumn {
@@ -92,7 +92,7 @@ impl PostgresTarget {
             );
             return Err(Error::table(name, Code::TargetShape, message));
         };
-        let lacking = compare(table, &shape, self.options.soft_deletes)?;
+        let lacking = compare(table, &shape, self.session.options.soft_deletes)?;
         match lacking.columns.first() {
             Some(&index) => Err(gone(table, &table.columns[index].name)),
             None if lacking.deleted => Err(gone(table, sql::DELETED)),

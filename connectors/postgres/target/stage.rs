@@ -13,7 +13,8 @@ use futures_util::SinkExt;
 use super::copying::Copying;
 use super::new_rows::CopyNew;
 use super::row_writer::{NoBinary, RowWriter};
-use super::{Attempt, Failure, PostgresTarget};
+use super::session::Session;
+use super::{Attempt, Failure};
 use crate::change::{Cell, Row, RowDelete, RowUpsert};
 use crate::error;
 use crate::key_order::by_key;
@@ -48,11 +49,10 @@ pub struct Staged {
     pub partial: Vec<Vec<usize>>,
 }
 
-impl PostgresTarget {
+impl Session {
     /// The place of the staging table for this shape; it is made if there is none.
     pub(super) async fn stage(&mut self, table: &Arc<TableSchema>) -> Attempt<usize> {
-        let same = |stage: &Stage| Arc::ptr_eq(&stage.table, table) || stage.table == *table;
-        if let Some(place) = self.stages.iter().position(same) {
+        if let Some(place) = self.place(table) {
             return Ok(place);
         }
         let name = format!("pg_temp._cdc_stage_{}", self.stages.len());
@@ -62,6 +62,12 @@ impl PostgresTarget {
         let new_rows = CopyNew::new(true);
         self.stages.push(Stage { table: table.clone(), name, copying, new_rows });
         Ok(self.stages.len() - 1)
+    }
+
+    /// The place of the staging table for this shape, if it was made.
+    pub(super) fn place(&self, table: &Arc<TableSchema>) -> Option<usize> {
+        let same = |stage: &Stage| Arc::ptr_eq(&stage.table, table) || stage.table == *table;
+        self.stages.iter().position(same)
     }
 
     /// Has the rows of this stage's table written in text from now on.

@@ -1,5 +1,7 @@
 //! Merging: the greater version wins, whatever comes first, and absent cells overwrite nothing.
 
+use std::sync::Arc;
+
 use std::collections::BTreeMap;
 
 use super::support::{Fixture, at, delete, key, simple, upsert};
@@ -67,7 +69,7 @@ async fn a_truncation_below_the_floor_still_outranks_the_rows_of_its_own_batch()
     let mut f = Fixture::new(simple(), false).await;
     f.floor = at(9);
     let mut batch = f.batch(vec![], vec![upsert(1, at(4), &["a", "b"])]);
-    batch.tables[0].truncated = Some((at(5), Timestamp(0)));
+    Arc::make_mut(&mut batch.tables[0]).truncated = Some((at(5), Timestamp(0)));
     assert_eq!(f.apply(&batch).await.unwrap(), Applied::Done);
     assert_eq!(f.rows().await, Vec::<String>::new());
 }

@@ -1,6 +1,7 @@
 //! Random histories against a model: a map from key to the change with the greatest version.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -34,7 +35,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// Puts the change with this version into the batch, if a batch can still have it.
 fn add(batch: &mut Batch, op: &Op, version: Version, cells: &[&str]) -> bool {
-    let part = &mut batch.tables[0];
+    let part = Arc::make_mut(&mut batch.tables[0]);
     let taken: BTreeSet<&Key> = part
         .deletes
         .iter()
@@ -229,7 +230,7 @@ async fn check_history(history: &History) -> Result<(), TestCaseError> {
 async fn deliver(f: &mut Fixture, mut batch: Batch, source: &Rows) -> Result<(), TestCaseError> {
     if let Applied::NeedsRows(tables) = f.apply(&batch).await.unwrap() {
         let wanted: BTreeSet<_> = tables.into_iter().flat_map(|(_, keys)| keys).collect();
-        let part = &mut batch.tables[0];
+        let part = Arc::make_mut(&mut batch.tables[0]);
         let (incomplete, complete): (Vec<RowUpsert>, Vec<RowUpsert>) =
             part.upserts.drain(..).partition(|upsert| wanted.contains(&upsert.key));
         part.upserts = complete;

@@ -113,7 +113,7 @@ impl Fixture {
                 sequence: self.sequence + 1,
             },
             floor: self.floor,
-            tables: vec![table],
+            tables: vec![Arc::new(table)],
             status: BTreeMap::new(),
         }
     }
@@ -136,7 +136,8 @@ impl Fixture {
 
     pub(crate) async fn truncate(&mut self, version: Version) {
         let mut batch = self.batch(vec![], vec![]);
-        batch.tables[0].truncated = Some((version, Timestamp(version.log as i64)));
+        Arc::make_mut(&mut batch.tables[0]).truncated =
+            Some((version, Timestamp(version.log as i64)));
         self.done(batch).await;
     }
 

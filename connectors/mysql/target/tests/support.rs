@@ -52,7 +52,7 @@ impl Fixture {
                 sequence: self.sequence + 1,
             },
             floor: self.floor,
-            tables,
+            tables: tables.into_iter().map(Arc::new).collect(),
             status: BTreeMap::new(),
         }
     }

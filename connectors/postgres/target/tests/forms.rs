@@ -10,7 +10,7 @@ const ROWS: &str = "SELECT k, a, b FROM public.t ORDER BY k";
 impl Fixture {
     /// Whether rows of the first table that was written are sent in binary.
     fn is_binary(&self) -> bool {
-        matches!(self.target.stages[0].form(), Form::Binary(_))
+        matches!(self.target.session.stages[0].form(), Form::Binary(_))
     }
 }
 

@@ -1,7 +1,9 @@
 //! Random batches against a map from key to the greatest version: split anywhere, repeated, in
-//! any order; those that a loader may write are written by one, every other time.
+//! any order; those that a loader may write are written by one, every other time, and many are staged
+//! ahead of their turn, whether or not they are applied then.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -80,11 +82,18 @@ fn batch_of(acts: &[Act], places: &[usize]) -> TableBatch {
     batch
 }
 
-async fn deliver(fixture: &mut Fixture, loader: &mut PostgresTarget, batch: TableBatch) {
+async fn deliver(
+    fixture: &mut Fixture,
+    loader: &mut PostgresTarget,
+    batch: &Arc<TableBatch>,
+    next: Option<&Arc<TableBatch>>,
+) {
     let only_rows = batch.truncated.is_none() && batch.deletes.is_empty();
     match only_rows && batch.upserts.len() % 2 == 1 {
-        true => assert_eq!(loader.load(&batch).await, Ok(())),
-        false => fixture.done(vec![batch]).await,
+        true => assert_eq!(loader.load(batch).await, Ok(())),
+        false => {
+            assert_eq!(fixture.apply_while_staging(batch, next).await, Ok(Applied::Done));
+        }
     }
 }
 
@@ -104,14 +113,18 @@ async fn run(
     }
     fixture.execute("TRUNCATE public.t; DELETE FROM public._cdc_tombstone").await;
     let mut places = Vec::new();
+    let mut batches = Vec::new();
     for (place, ends) in order {
         places.push(place);
         if ends {
-            deliver(fixture, loader, batch_of(acts, &places)).await;
+            batches.push(Arc::new(batch_of(acts, &places)));
             places.clear();
         }
     }
-    deliver(fixture, loader, batch_of(acts, &places)).await;
+    batches.push(Arc::new(batch_of(acts, &places)));
+    for (place, batch) in batches.iter().enumerate() {
+        deliver(fixture, loader, batch, batches.get(place + 1).filter(|_| place % 4 != 3)).await;
+    }
     let live = if soft { " WHERE NOT _cdc_deleted" } else { "" };
     let rows = fixture.look(&format!("SELECT k, a, b FROM public.t{live} ORDER BY k")).await;
     assert_eq!(rows, oracle(acts));

@@ -1,8 +1,10 @@
 //! A claimed target for each test, with a session to look at what it did.
 
 use std::collections::BTreeMap;
+use std::slice::from_ref;
 use std::sync::Arc;
 
+use futures_util::future::join;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::change::{Applied, Batch, Checkpoint, TableBatch};
@@ -41,6 +43,11 @@ impl Fixture {
 
     /// The batch that follows, with these parts.
     pub fn batch(&self, tables: Vec<TableBatch>) -> Batch {
+        self.batch_of(tables.into_iter().map(Arc::new).collect())
+    }
+
+    /// The batch that follows, with these very parts.
+    pub fn batch_of(&self, tables: Vec<Arc<TableBatch>>) -> Batch {
         Batch {
             checkpoint: Checkpoint {
                 position: Position(format!("at {}", self.sequence + 1)),
@@ -54,12 +61,27 @@ impl Fixture {
     }
 
     pub async fn apply(&mut self, tables: Vec<TableBatch>) -> Result<Applied, Error> {
-        let batch = self.batch(tables);
+        self.apply_parts(tables.into_iter().map(Arc::new).collect()).await
+    }
+
+    pub async fn apply_parts(&mut self, tables: Vec<Arc<TableBatch>>) -> Result<Applied, Error> {
+        let batch = self.batch_of(tables);
         let applied = self.target.apply(&batch).await;
         if applied == Ok(Applied::Done) {
             self.sequence += 1;
         }
         applied
+    }
+
+    /// Applies a part, and has another one staged as soon as that waits for something.
+    pub async fn apply_while_staging(
+        &mut self,
+        part: &Arc<TableBatch>,
+        next: Option<&Arc<TableBatch>>,
+    ) -> Result<Applied, Error> {
+        let ahead = self.target.ahead().unwrap();
+        let stage = async { next.into_iter().for_each(|next| ahead.stage(from_ref(next))) };
+        join(self.apply_parts(vec![part.clone()]), stage).await.0
     }
 
     pub async fn done(&mut self, tables: Vec<TableBatch>) {
@@ -68,7 +90,7 @@ impl Fixture {
 
     /// A loader of this fence.
     pub async fn loader(&self, fence: u64) -> PostgresTarget {
-        let options = self.target.options.clone();
+        let options = self.target.session.options.clone();
         let mut loader = target(&self.database.url(), options).await.unwrap();
         assert_eq!(loader.join(fence).await, Ok(true));
         loader
