@@ -23,6 +23,9 @@ pub enum Contestant {
     NativeRelaxed,
     /// Nobody: PostgreSQL sends its log to a program that throws it away.
     Sender,
+    /// Nobody either: the source gives its log in bulk to be thrown away, while the target loads the
+    /// same rows from a file.
+    BothEnds,
     /// `pgcopydb clone`.
     Pgcopydb,
     /// What comes out of one database is piped into the other, as text.
@@ -33,7 +36,7 @@ pub enum Contestant {
 
 impl Contestant {
     /// All of them, ours first.
-    pub const ALL: [Contestant; 10] = [
+    pub const ALL: [Contestant; 11] = [
         Contestant::Driftless,
         Contestant::DriftlessStreaming,
         Contestant::Native,
@@ -41,6 +44,7 @@ impl Contestant {
         Contestant::NativeRelayed,
         Contestant::NativeRelaxed,
         Contestant::Sender,
+        Contestant::BothEnds,
         Contestant::Pgcopydb,
         Contestant::Pipe,
         Contestant::PipeBinary,
@@ -75,6 +79,7 @@ impl fmt::Display for Contestant {
             Contestant::NativeRelayed => "native-relayed",
             Contestant::NativeRelaxed => "native-relaxed",
             Contestant::Sender => "sender",
+            Contestant::BothEnds => "both-ends",
             Contestant::Pgcopydb => "pgcopydb",
             Contestant::Pipe => "pipe",
             Contestant::PipeBinary => "pipe-binary",

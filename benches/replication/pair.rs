@@ -44,8 +44,8 @@ impl Pair {
     /// million times, is not asked to.
     pub fn contestants(self, workload: Workload) -> &'static [Contestant] {
         use Contestant::{
-            Driftless, DriftlessStreaming, Native, NativeDurable, NativeRelaxed, NativeRelayed,
-            Pgcopydb, Pipe, PipeBinary, Sender,
+            BothEnds, Driftless, DriftlessStreaming, Native, NativeDurable, NativeRelaxed,
+            NativeRelayed, Pgcopydb, Pipe, PipeBinary, Sender,
         };
         match (self, workload) {
             (Pair::PostgresPostgres, Workload::Copy) => {
@@ -55,6 +55,9 @@ impl Pair {
                 &[Driftless, Native]
             }
             (Pair::PostgresPostgres, Workload::Durable) => &[Driftless, Native, NativeDurable],
+            (Pair::PostgresPostgres, Workload::Inserts(_)) => {
+                &[Driftless, DriftlessStreaming, Native, Sender, BothEnds]
+            }
             (Pair::PostgresPostgres, _) => &[Driftless, DriftlessStreaming, Native, Sender],
             (_, Workload::Pgbench) => &[],
             (Pair::MariadbMariadb, Workload::Copy) => &[Driftless, Pipe],

@@ -21,7 +21,7 @@ usage: make bench ARGS='[WORD...] [--rows N] [--rounds N] [--json FILE]'
   a WORD chooses: a workload (inserts-N, durable, updates, pgbench, hot, copy, huge, latency, or
   `all` of them), a pair (postgres-postgres, mariadb-mariadb, mariadb-postgres), or who takes part
   (driftless, driftless-streaming, native, native-durable, native-relayed, native-relaxed, sender,
-  pgcopydb, pipe, pipe-binary). What no word chooses is as usual.
+  both-ends, pgcopydb, pipe, pipe-binary). What no word chooses is as usual.
   --rows N     how large everything is: inserted rows; 1000000 when not given
   --rounds N   how often everybody does everything; 3 when not given
   --json FILE  where every measurement is written; target/bench/replication.json when not given";

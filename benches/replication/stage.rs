@@ -72,6 +72,7 @@ impl Stage {
         let with_tables = match contestant {
             Contestant::Native
             | Contestant::NativeDurable
+            | Contestant::BothEnds
             | Contestant::Pipe
             | Contestant::PipeBinary => true,
             Contestant::Driftless

@@ -2,6 +2,7 @@
 //! beside them. Each is prepared, lines up, starts when it is told to, and rests afterwards.
 
 pub mod driftless;
+mod ends;
 mod mariadb;
 mod postgres;
 mod program;
@@ -46,7 +47,8 @@ pub async fn prepare(contestant: Contestant, stage: &Stage) -> Result<()> {
             let subscription = postgres::Subscription::of(stage, contestant, false).await?;
             subscription.prepare(stage).await
         }
-        Contestant::Sender => tools::keep_log(stage).await,
+        Contestant::Sender => tools::keep_log(stage, tools::SLOT).await,
+        Contestant::BothEnds => tools::keep_log(stage, ends::SLOT).await,
         Contestant::Native
         | Contestant::NativeDurable
         | Contestant::NativeRelayed
@@ -80,6 +82,7 @@ impl Racer {
                 Racer::Replica(Box::new(replica))
             }
             Contestant::Sender => Racer::Program(tools::sender(stage, backlog)?),
+            Contestant::BothEnds => Racer::Program(ends::both(stage)?),
             Contestant::NativeDurable
             | Contestant::Pgcopydb
             | Contestant::Pipe
@@ -105,7 +108,8 @@ impl Racer {
             | Contestant::NativeDurable
             | Contestant::NativeRelayed
             | Contestant::NativeRelaxed
-            | Contestant::Sender => return Err(cannot(contestant, "copy")),
+            | Contestant::Sender
+            | Contestant::BothEnds => return Err(cannot(contestant, "copy")),
         })
     }
 
@@ -124,6 +128,7 @@ impl Racer {
             Contestant::NativeDurable
             | Contestant::NativeRelayed
             | Contestant::Sender
+            | Contestant::BothEnds
             | Contestant::Pgcopydb
             | Contestant::Pipe
             | Contestant::PipeBinary => return Err(cannot(contestant, "follow")),

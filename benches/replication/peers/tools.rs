@@ -16,7 +16,7 @@ use crate::stage::Stage;
 use crate::workloads::Backlog;
 
 /// The slot of the sender.
-const SLOT: &str = "sender";
+pub const SLOT: &str = "sender";
 /// Connections that pgcopydb copies with: as many as `copy_workers` has by default.
 const JOBS: &str = "2";
 /// A table that is larger is copied by several connections at once, as ours may be.
@@ -37,10 +37,10 @@ fn is_in_path(program: &str) -> bool {
     std::env::split_paths(&path).any(|directory: PathBuf| directory.join(program).is_file())
 }
 
-/// Makes the source keep its log for the sender.
-pub async fn keep_log(stage: &Stage) -> Result<()> {
+/// Makes the source keep its log for the reader of this slot.
+pub async fn keep_log(stage: &Stage, slot: &str) -> Result<()> {
     let source = stage.source.session(WORK).await?;
-    let slot = format!("SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')");
+    let slot = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
     source.batch_execute(&slot).await
 }
 

@@ -21,7 +21,8 @@ pub const BENCH: &str = "bench";
 
 /// The last row of a backlog: whoever has it has everything.
 const FINISH: &str = "CREATE TABLE finish (id int PRIMARY KEY)";
-const FINISHED: &str = "INSERT INTO finish VALUES (1)";
+/// Writes it.
+pub const FINISHED: &str = "INSERT INTO finish VALUES (1)";
 /// The small transactions of `latency`.
 const TICKS: &str = "CREATE TABLE ticks (writer int NOT NULL, number int NOT NULL, \
     note varchar(100) NOT NULL, PRIMARY KEY (writer, number))";
