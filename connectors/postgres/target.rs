@@ -1,7 +1,7 @@
 //! A PostgreSQL database as target, 14 and later. Called by the engine's applier through the
 //! `Target` contract; `sql.rs` writes the statements, and the files of this folder run them:
 //! `claim` (who writes, and what is remembered), `shape` and `prepare` (tables), `apply`, `stage`,
-//! `new_rows` and `poison` (batches), `ahead` (the batch after the next), `load` (chunks beside the
+//! `new_rows` and `poison` (batches), `ahead` (the batch that follows), `load` (chunks beside the
 //! batches), `session`, `copying` and `row_writer` (how rows are sent), `read` (rows and keys), `check`.
 //!
 //! Surprise: a future that is dropped half-way leaves its transaction open in the session, so
