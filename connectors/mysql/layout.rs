@@ -20,6 +20,7 @@ pub struct Layout {
 pub struct LayoutColumn {
     /// Its name.
     pub name: String,
-    /// Its place in the columns of the schema, above those of the columns before it; `None` for a generated column.
+    /// Its place in the columns of the schema, above those of the columns before it; `None` for a
+    /// generated column.
     pub place: Option<usize>,
 }

@@ -190,14 +190,14 @@ impl PostgresTarget {
 
     /// Asks for the lock, unless one of our sessions holds it.
     pub(super) async fn try_lock(&mut self) -> Result<bool> {
-        if !self.lock_held.load(Ordering::Relaxed) {
-            let query = format!("SELECT pg_try_advisory_lock({})", self.lock_number());
-            let rows = self.session.query("lock the pipeline", &query).await?;
-            let granted = rows.first().map(|row| text(row, 0)).transpose()? == Some("t");
-            self.session.lock = granted.then(|| HeldLock::new(&self.lock_held));
-            return Ok(granted);
+        if self.lock_held.load(Ordering::Relaxed) {
+            return Ok(true);
         }
-        Ok(true)
+        let query = format!("SELECT pg_try_advisory_lock({})", self.lock_number());
+        let rows = self.session.query("lock the pipeline", &query).await?;
+        let granted = rows.first().map(|row| text(row, 0)).transpose()? == Some("t");
+        self.session.lock = granted.then(|| HeldLock::new(&self.lock_held));
+        Ok(granted)
     }
 
     async fn wait_for_lock(&mut self) -> Result<bool> {

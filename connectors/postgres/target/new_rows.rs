@@ -32,9 +32,6 @@ pub struct Lessons(Mutex<HashMap<TableName, NewRows>>);
 impl Lessons {
     fn of<T>(&self, table: &TableName, use_it: impl FnOnce(&mut NewRows) -> T) -> T {
         let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_table) = tables.get_mut(table) {
-            return use_it(of_table);
-        }
         use_it(tables.entry(table.clone()).or_default())
     }
 }
