@@ -172,6 +172,15 @@ pub trait ChangeStream: Send {
     /// # Errors
     /// The connection.
     async fn acknowledge(&mut self, durable: &Position) -> Result<()>;
+
+    /// As `acknowledge`, for the last time; may take as long as the source needs to let go of its
+    /// log.
+    ///
+    /// # Errors
+    /// The connection.
+    async fn close(&mut self, durable: &Position) -> Result<()> {
+        self.acknowledge(durable).await
+    }
 }
 
 /// Which rows of a table a chunk holds.

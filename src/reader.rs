@@ -33,7 +33,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads until the applier has finished; then acknowledges once more.
+    /// Reads until the applier has finished; then acknowledges for the last time.
     ///
     /// # Errors
     /// Whatever ends the log.
@@ -65,7 +65,8 @@ impl Reader {
                 }
             }
         }
-        acknowledge(self.stream.as_mut(), &mut self.durable).await
+        let durable = self.durable.borrow().clone();
+        self.stream.close(&durable).await
     }
 }
 

@@ -4,25 +4,27 @@
 //!
 //! The calls read a temporary copy of our slot, which goes when the session goes. So a call need
 //! not wait until the one before it is durable, and nothing is delivered twice: the copy begins
-//! at our position and moves with each call. The slot itself stays at what is durable, and is
-//! moved between two calls.
+//! at our position and moves with each call. The slot itself stays at what is durable; what is done
+//! with both between two calls is in `bulk_turn.rs`.
 //!
 //! # What a call proves
 //!
 //! The server decodes every record of the log that begins before the place it is given, and then
 //! says through the copy how far it got: every commit that begins before that place was given out.
 //!
-//! Surprise: the server decodes the whole call before it sends the first byte, and begins each
-//! time at the oldest transaction that was open. So a call takes as much new log as it has to read
-//! again, which makes large transactions cost no more than twice; and where much would be read
-//! again for little, streaming is the cheaper way.
+//! Surprise: when nothing is left that is worth a call, the stream does not begin at once but when
+//! everything is durable. Only then can the slot be moved; a stream that begins before reads the log
+//! again from where the slot is, in the way that is three times as expensive.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use postgres_protocol::message::backend::Message;
+use tokio::time::{Instant, sleep_until};
 
 use super::bulk_rows::{Expected, Piece};
+use super::bulk_turn::{CALL, CopiedSlot, FIRST_CALL, Place, Turn, cell};
 use super::config::Config;
 use super::connect::{self, ServerError};
 use super::gap;
@@ -35,17 +37,8 @@ use crate::error::{Code, Error, Result};
 const READING_IN_BULK: &str = "read the log in bulk";
 /// As while streaming; and a slot whose log is gone says so only when it is read.
 const GAPS: [(&str, Code); 2] = [gap::WHILE_READING[0], gap::AT_THE_SLOT[1]];
-/// How much log a call takes, in multiples of what a pipeline must be behind. The first one is small,
-/// so that the target has something to do while the server decodes the second one; and none is
-/// so large that the target runs out of work meanwhile.
-const FIRST_CALL: u64 = 2;
-const CALL: u64 = 4;
-/// How much it takes at most when it has much to read again.
-const CALL_MAX: u64 = 64;
-/// How much log a call may read again, in multiples of what it reads for the first time. To decode
-/// it once more costs the server about an eighth of what streaming it costs (measured: 1.4 and 12 CPU
-/// seconds a GiB).
-const AGAIN_MAX: u64 = 4;
+/// How long the stream waits for a target that is slow to make everything durable.
+const SETTLING: Duration = Duration::from_secs(10);
 
 /// What is read, by whom, from where.
 pub struct Task<'a> {
@@ -63,25 +56,33 @@ pub struct Task<'a> {
 
 /// A slot that is read in bulk.
 pub struct Bulk {
-    copy: Arc<CopiedSlot>,
+    slots: Arc<CopiedSlot>,
     /// Everything before it was given out.
     received: Lsn,
     /// Up to where the last call was to read; our position before the first.
     upto: Lsn,
-    /// What is done between two calls. It has the connection, and goes on when the future that
-    /// waited for it is dropped.
-    turning: Option<Pin<Box<dyn Future<Output = Result<Turn>> + Send>>>,
-    wire: Option<Wire>,
-    expected: Expected,
-    failed: Option<ServerError>,
+    /// Whether everything that was given out has had its time to become durable.
+    settled: bool,
+    state: State,
     patience: Patience,
 }
 
-/// The temporary copy of a slot.
-struct CopiedSlot {
-    slot: String,
-    name: String,
-    above: u64,
+enum State {
+    /// Between two calls. It has the connection, and goes on when the future that waited for it is
+    /// dropped.
+    Turning(Pin<Box<dyn Future<Output = Result<Turn>> + Send>>),
+    Reading(Call),
+    /// Everything was given out, and has until then to become durable.
+    Settling(Wire, Instant),
+    /// Over, or broken.
+    Gone,
+}
+
+/// A call whose rows are read.
+struct Call {
+    wire: Wire,
+    expected: Expected,
+    failed: Option<ServerError>,
 }
 
 /// What comes next.
@@ -117,6 +118,14 @@ pub struct Rest {
     copy: String,
 }
 
+/// What a call has to say.
+enum Peeked {
+    /// A message, until it is skipped.
+    Message,
+    /// Nothing more.
+    End,
+}
+
 /// What came of the attempt to begin.
 pub enum Opened {
     /// It has begun.
@@ -125,64 +134,50 @@ pub enum Opened {
     Over(Over),
 }
 
-/// The connection between two calls, and where the copy of the slot is.
-struct Turn {
-    wire: Wire,
-    place: Place,
-    /// Up to where the next call reads; `None` if none was begun.
-    next_call: Option<Lsn>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    /// Every commit before it was given out.
-    confirmed: Lsn,
-    /// From where the server reads the log again.
-    restart: Lsn,
-    /// The end of the log.
-    end: Lsn,
-}
-
 impl Bulk {
     /// Begins at our position, if that is worth while. Not cancel-safe.
     ///
     /// # Errors
     /// A gap, what the server says, silence (transient), or a broken connection.
     pub async fn open(mut wire: Wire, task: &Task<'_>) -> Result<Opened> {
-        let backend = answer(connect::within(task.config, wire.ask(sql::BACKEND)).await?)?;
+        let &Task { config, slot, above, from, durable } = task;
+        let backend = answer(connect::within(config, wire.ask(sql::BACKEND)).await?)?;
         let (backend_pid, version): (i32, i32) = (cell(&backend, 0)?, cell(&backend, 1)?);
-        let mut patience = Patience::new(task.config.clone(), backend_pid);
-        let name = format!("driftless_bulk_{backend_pid}");
-        let over = |end| Ok(Opened::Over(Over { at: task.from, end }));
+        let mut patience = Patience::new(config.clone(), backend_pid);
+        let copy = format!("driftless_bulk_{backend_pid}");
+        let over = |end| Ok(Opened::Over(Over { at: from, end }));
         if is_too_old(version) {
             return over(End::Refused("it needs 14.8, 15.3 or newer".into()));
         }
-        let copied = patience.wait(wire.ask(&sql::copy_slot(task.slot, &name))).await??;
+        let copied = patience.wait(wire.ask(&sql::copy_slot(slot, &copy))).await??;
         if let Err(error) = copied {
             return match is_refusal(&error) {
                 true => over(End::Refused(error.text())),
                 false => Err(gap::failure(READING_IN_BULK, &error, &gap::AT_THE_SLOT)),
             };
         }
-        let place = patience.wait(place(&mut wire, &name)).await??;
-        if (Place { confirmed: task.from, ..place }).next_call(task.above, FIRST_CALL).is_none() {
-            return over(End::NotWorthWhile(Rest { wire, copy: name }));
+        let slots = CopiedSlot { slot: slot.to_owned(), copy, above };
+        let place = patience.wait(slots.place(&mut wire)).await??;
+        if (Place { confirmed: from, ..place }).next_call(above, FIRST_CALL).is_none() {
+            return over(End::NotWorthWhile(Rest { wire, copy: slots.copy }));
         }
-        // As START_REPLICATION does with a position ahead of the slot's.
-        let moved = patience.wait(wire.ask(&sql::move_slot(&name, task.from))).await??;
-        moved
-            .map_err(|error| gap::failure(READING_IN_BULK, &error, &[("55000", Code::SlotGap)]))?;
-        let copy = Arc::new(CopiedSlot { slot: task.slot.to_owned(), name, above: task.above });
-        Ok(Opened::Bulk(Bulk {
-            turning: Some(Box::pin(turn(wire, copy.clone(), (task.durable, FIRST_CALL)))),
-            copy,
-            received: task.from,
-            upto: task.from,
-            wire: None,
-            expected: Expected::Nothing,
-            failed: None,
+        if place.confirmed != from {
+            // As START_REPLICATION does with a position ahead of the slot's.
+            let moved = patience.wait(wire.ask(&sql::move_slot(&slots.copy, from))).await??;
+            moved.map_err(|error| {
+                gap::failure(READING_IN_BULK, &error, &[("55000", Code::SlotGap)])
+            })?;
+        }
+        let mut bulk = Bulk {
+            slots: Arc::new(slots),
+            received: from,
+            upto: from,
+            settled: false,
+            state: State::Gone,
             patience,
-        }))
+        };
+        bulk.go_on(wire, durable, (CALL * above, FIRST_CALL));
+        Ok(Opened::Bulk(bulk))
     }
 
     /// Waits for what comes next. Cancel-safe.
@@ -191,41 +186,26 @@ impl Bulk {
     /// A gap, what the server says, silence (transient), or a broken connection.
     pub async fn peek(&mut self, durable: Lsn) -> Result<Next> {
         loop {
-            if let Some(turning) = &mut self.turning {
-                let turn = self.patience.wait(turning.as_mut()).await??;
-                self.turning = None;
-                return self.turned(turn);
-            }
-            let wire = self.wire.as_mut().ok_or_else(nothing_there)?;
-            // What has arrived needs no clock.
-            if !wire.has_message()? {
-                let waited = self.patience.wait(wire.wait()).await?;
-                // A fatal error is followed by the end of the connection.
-                waited.map_err(|ended| self.failed.as_ref().map_or(ended, failure))?;
-            }
-            let (tag, body) = wire.head()?;
-            if tag == b'd' {
-                match self.expected.read(body)? {
-                    Piece::Message(_) => return Ok(Next::Message),
-                    Piece::End => self.expected = Expected::Nothing,
+            match &mut self.state {
+                State::Turning(turning) => {
+                    let turn = self.patience.wait(turning.as_mut()).await??;
+                    return self.turned(turn);
                 }
-                wire.skip();
-                continue;
-            }
-            match wire.take()? {
-                Message::CopyOutResponse(_) | Message::CopyDone | Message::CommandComplete(_) => {}
-                Message::NoticeResponse(body) => {
-                    gap::unless_noticed(&wire::server_error(&mut body.fields()))?;
-                }
-                Message::ErrorResponse(body) => {
-                    self.failed = Some(wire::server_error(&mut body.fields()));
-                }
-                Message::ReadyForQuery(_) => {
-                    if let Some(over) = self.called(durable)? {
-                        return Ok(Next::Over(over));
+                State::Reading(call) => match call.peek(&mut self.patience).await? {
+                    Peeked::Message => return Ok(Next::Message),
+                    Peeked::End => {
+                        if let Some(over) = self.called(durable)? {
+                            return Ok(Next::Over(over));
+                        }
                     }
+                },
+                State::Settling(_, until) => {
+                    if durable < self.received {
+                        sleep_until(*until).await;
+                    }
+                    self.settled(durable)?;
                 }
-                other => wire::ignore(&other)?,
+                State::Gone => return Err(nothing_there()),
             }
         }
     }
@@ -235,8 +215,9 @@ impl Bulk {
     /// # Errors
     /// `protocol`.
     pub fn message(&self) -> Result<&[u8]> {
-        let (_, body) = self.wire.as_ref().ok_or_else(nothing_there)?.head()?;
-        match self.expected.read(body)? {
+        let State::Reading(call) = &self.state else { return Err(nothing_there()) };
+        let (_, body) = call.wire.head()?;
+        match call.expected.read(body)? {
             Piece::Message(message) => Ok(message),
             Piece::End => Err(nothing_there()),
         }
@@ -244,35 +225,82 @@ impl Bulk {
 
     /// Steps over it.
     pub fn consume(&mut self) {
-        if let Some(wire) = &mut self.wire {
-            wire.skip();
-            self.expected = Expected::Row;
+        if let State::Reading(call) = &mut self.state {
+            call.wire.skip();
+            call.expected = Expected::Row;
         }
+    }
+
+    /// Whether only what was given out must still become durable.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        matches!(self.state, State::Settling(..))
+    }
+
+    /// Moves the slot to what is durable, for the last time, if no call is under way. The next
+    /// bulk read does it otherwise.
+    ///
+    /// # Errors
+    /// What the server says, silence (transient), or a broken connection.
+    pub async fn close(&mut self, durable: Lsn) -> Result<()> {
+        if let State::Settling(wire, _) = &mut self.state {
+            self.patience.wait(self.slots.move_slot(wire, durable, 0)).await??;
+        }
+        Ok(())
+    }
+
+    /// Moves the slot to what is durable if that lets go of `gain` bytes of log, and begins a call of
+    /// at least `least` times what a pipeline must be behind.
+    fn go_on(&mut self, mut wire: Wire, durable: Lsn, (gain, least): (u64, u64)) {
+        let slots = self.slots.clone();
+        self.state = State::Turning(Box::pin(async move {
+            slots.move_slot(&mut wire, durable, gain).await?;
+            slots.begin_call(wire, least).await
+        }));
+    }
+
+    /// Everything is durable, or the target takes too long for it.
+    fn settled(&mut self, durable: Lsn) -> Result<()> {
+        let State::Settling(wire, _) = std::mem::replace(&mut self.state, State::Gone) else {
+            return Err(nothing_there());
+        };
+        self.settled = true;
+        self.go_on(wire, durable, (self.slots.above, CALL));
+        Ok(())
     }
 
     fn turned(&mut self, turn: Turn) -> Result<Next> {
         let Turn { wire, place, next_call } = turn;
-        let at = place.confirmed;
         // What was not read must not be taken for read; and it would be asked for again for ever.
-        if at < self.upto {
+        if place.confirmed < self.upto {
             return Err(wire::broken_protocol("a bulk read that ends before its end"));
         }
-        self.received = at;
-        let Some(upto) = next_call else {
-            let rest = Rest { wire, copy: self.copy.name.clone() };
-            return Ok(Next::Over(Over { at, end: End::NotWorthWhile(rest) }));
-        };
-        (self.wire, self.upto) = (Some(wire), upto);
-        (self.expected, self.failed) = (Expected::Header, None);
-        Ok(Next::Reached(at))
+        self.received = place.confirmed;
+        match (next_call, self.settled) {
+            (Some(upto), _) => {
+                (self.upto, self.settled) = (upto, false);
+                let call = Call { wire, expected: Expected::Header, failed: None };
+                self.state = State::Reading(call);
+            }
+            (None, false) => self.state = State::Settling(wire, Instant::now() + SETTLING),
+            (None, true) => {
+                let rest = Rest { wire, copy: self.slots.copy.clone() };
+                let end = End::NotWorthWhile(rest);
+                return Ok(Next::Over(Over { at: self.received, end }));
+            }
+        }
+        Ok(Next::Reached(self.received))
     }
 
     /// A call is over. Goes on to the next one, unless the server refused this one.
     fn called(&mut self, durable: Lsn) -> Result<Option<Over>> {
-        let wire = self.wire.take().ok_or_else(nothing_there)?;
-        match (self.failed.take(), self.expected) {
+        let State::Reading(call) = std::mem::replace(&mut self.state, State::Gone) else {
+            return Err(nothing_there());
+        };
+        match (call.failed, call.expected) {
             (None, Expected::Nothing) => {
-                self.turning = Some(Box::pin(turn(wire, self.copy.clone(), (durable, CALL))));
+                // As much as a call, so that no more log is read for the slot's sake than for ours.
+                self.go_on(call.wire, durable, (CALL * self.slots.above, CALL));
                 Ok(None)
             }
             (None, _) => Err(wire::broken_protocol("rows without an end")),
@@ -281,6 +309,39 @@ impl Bulk {
                 Ok(Some(Over { at: self.received, end: End::Refused(error.text()) }))
             }
             (Some(error), _) => Err(failure(&error)),
+        }
+    }
+}
+
+impl Call {
+    async fn peek(&mut self, patience: &mut Patience) -> Result<Peeked> {
+        loop {
+            // What has arrived needs no clock.
+            if !self.wire.has_message()? {
+                let waited = patience.wait(self.wire.wait()).await?;
+                // A fatal error is followed by the end of the connection.
+                waited.map_err(|ended| self.failed.as_ref().map_or(ended, failure))?;
+            }
+            let (tag, body) = self.wire.head()?;
+            if tag == b'd' {
+                match self.expected.read(body)? {
+                    Piece::Message(_) => return Ok(Peeked::Message),
+                    Piece::End => self.expected = Expected::Nothing,
+                }
+                self.wire.skip();
+                continue;
+            }
+            match self.wire.take()? {
+                Message::CopyOutResponse(_) | Message::CopyDone | Message::CommandComplete(_) => {}
+                Message::NoticeResponse(body) => {
+                    gap::unless_noticed(&wire::server_error(&mut body.fields()))?;
+                }
+                Message::ErrorResponse(body) => {
+                    self.failed = Some(wire::server_error(&mut body.fields()));
+                }
+                Message::ReadyForQuery(_) => return Ok(Peeked::End),
+                other => wire::ignore(&other)?,
+            }
         }
     }
 }
@@ -296,42 +357,8 @@ impl Rest {
     }
 }
 
-impl Place {
-    /// Up to where the next call reads; `None` if there should be none.
-    fn next_call(&self, above: u64, least: u64) -> Option<Lsn> {
-        let new = self.end.0.saturating_sub(self.confirmed.0);
-        let again = self.confirmed.0.saturating_sub(self.restart.0);
-        let call = again.clamp(least * above, CALL_MAX * above);
-        // A rest is taken along rather than left for a call of its own.
-        let call = if new < 2 * call { new } else { call };
-        (new >= above && again <= AGAIN_MAX * call).then_some(Lsn(self.confirmed.0 + call))
-    }
-}
-
-/// Lets go of log that is durable, looks how far the copy is, and begins the next call.
-async fn turn(mut wire: Wire, copy: Arc<CopiedSlot>, (durable, least): (Lsn, u64)) -> Result<Turn> {
-    let moved = wire.ask(&sql::move_slot_if_free(&copy.slot, durable)).await?;
-    moved.map_err(|error| gap::failure("move the slot", &error, &gap::AT_THE_SLOT))?;
-    let place = place(&mut wire, &copy.name).await?;
-    let next_call = place.next_call(copy.above, least);
-    if let Some(upto) = next_call {
-        wire.send(&sql::bulk_read(&copy.name, &copy.slot, upto)).await?;
-    }
-    Ok(Turn { wire, place, next_call })
-}
-
-async fn place(wire: &mut Wire, slot: &str) -> Result<Place> {
-    let rows = answer(wire.ask(&sql::slot_place(slot)).await?)?;
-    Ok(Place { confirmed: cell(&rows, 0)?, restart: cell(&rows, 1)?, end: cell(&rows, 2)? })
-}
-
 fn answer(answer: std::result::Result<Rows, ServerError>) -> Result<Rows> {
     answer.map_err(|error| failure(&error))
-}
-
-fn cell<T: std::str::FromStr>(rows: &Rows, column: usize) -> Result<T> {
-    let cell = rows.first().and_then(|row| row.get(column)?.as_deref()?.parse().ok());
-    cell.ok_or_else(|| wire::broken_protocol("no answer to a question about a slot"))
 }
 
 /// Up to these versions a session can start the plug-in only about ten times.
@@ -346,7 +373,8 @@ fn is_refusal(error: &ServerError) -> bool {
     sqlstate.starts_with("53") || ["0A000", "42501", "42710", "42883"].contains(&sqlstate)
 }
 
-fn failure(error: &ServerError) -> Error {
+/// What a server's error while it is read in bulk means.
+pub fn failure(error: &ServerError) -> Error {
     gap::failure(READING_IN_BULK, error, &GAPS)
 }
 
@@ -365,24 +393,5 @@ mod tests {
             .filter(|version| is_too_old(*version))
             .collect();
         assert_eq!(old, [140_007, 150_002]);
-    }
-
-    #[test]
-    fn a_call_takes_a_bounded_piece_but_at_least_what_is_read_again() {
-        let check = |(restart, confirmed, end), expected: Option<u64>| {
-            let place = Place { restart: Lsn(restart), confirmed: Lsn(confirmed), end: Lsn(end) };
-            assert_eq!(place.next_call(10, 4), expected.map(Lsn), "{place:?}");
-        };
-        check((1000, 1000, 1009), None);
-        check((1000, 1000, 1010), Some(1010));
-        check((1000, 1000, 1079), Some(1079));
-        check((1000, 1000, 1080), Some(1040));
-        check((900, 1000, 1199), Some(1199));
-        check((900, 1000, 1200), Some(1100));
-        check((0, 1000, 9000), Some(1640));
-        check((0, 1000, 1249), None);
-        check((0, 1000, 1250), Some(1250));
-        check((0, 2560, 9000), Some(3200));
-        check((0, 2561, 9000), None);
     }
 }

@@ -150,6 +150,23 @@ impl Feed {
         }
     }
 
+    /// Says once more what is durable, before the log is let go of.
+    ///
+    /// # Errors
+    /// The connection, or what the server says.
+    pub async fn close(&mut self, durable: Lsn) -> Result<()> {
+        match &mut self.state {
+            State::Bulk(bulk) => bulk.close(durable).await,
+            _ => self.acknowledge(durable).await,
+        }
+    }
+
+    /// Whether the feed waits until what it gave out is durable.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        matches!(&self.state, State::Bulk(bulk) if bulk.is_settling())
+    }
+
     /// Whether the end of the log is known to be far away.
     #[must_use]
     pub fn is_behind(&self) -> bool {

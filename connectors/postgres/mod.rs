@@ -5,6 +5,7 @@ pub mod bench;
 mod binary;
 mod bulk;
 mod bulk_rows;
+mod bulk_turn;
 mod catalog;
 mod catalog_session;
 mod check;

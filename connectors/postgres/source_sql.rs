@@ -364,13 +364,17 @@ pub fn move_slot(slot: &str, to: Lsn) -> String {
     format!("SELECT pg_replication_slot_advance({}, '{to}')", literal(slot))
 }
 
-/// As `move_slot`, unless somebody reads it just now or it has got there already: an error would
-/// end all temporary slots of the session.
-pub fn move_slot_if_free(slot: &str, to: Lsn) -> String {
+/// As `move_slot`, if the slot's log then begins at least `gain` bytes later, which is known from a
+/// copy that is ahead of it. Not while somebody reads it, or if it has got there already: an error
+/// would end all temporary slots of the session.
+pub fn move_slot_behind(slot: &str, copy: &str, to: Lsn, gain: u64) -> String {
     format!(
-        "SELECT pg_replication_slot_advance(slot_name, '{to}') FROM pg_replication_slots \
-         WHERE slot_name = {} AND active_pid IS NULL AND confirmed_flush_lsn < '{to}'",
-        literal(slot)
+        "SELECT pg_replication_slot_advance(s.slot_name, '{to}') \
+         FROM pg_replication_slots s, pg_replication_slots c \
+         WHERE s.slot_name = {} AND s.active_pid IS NULL AND s.confirmed_flush_lsn < '{to}' \
+           AND c.slot_name = {} AND c.restart_lsn - s.restart_lsn >= {gain}",
+        literal(slot),
+        literal(copy)
     )
 }
 

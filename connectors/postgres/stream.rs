@@ -122,7 +122,7 @@ impl Stream {
                 if !self.builder.in_transaction() && place > self.builder.reached().lsn {
                     self.idle = Some(place);
                 }
-                let due = Instant::now() >= self.idle_from;
+                let due = Instant::now() >= self.idle_from || self.feed.is_settling();
                 Ok(if due { self.emit_idle() } else { None })
             }
         }
@@ -150,6 +150,17 @@ impl Stream {
         // A pipeline that is behind is not current as of now.
         let at = self.committed_at.filter(|_| self.feed.is_behind()).unwrap_or_else(now);
         Some(self.builder.idle(place, at))
+    }
+
+    /// What of our log is durable. The server believes whatever it is told, even what it has not
+    /// sent.
+    fn received(&self, durable: &Position) -> Result<Lsn> {
+        let durable = Bookmark::read(durable)?;
+        let reached = self.builder.reached();
+        match durable.identity == reached.identity {
+            true => Ok(durable.lsn.min(reached.lsn)),
+            false => Err(other_source(&durable.identity, &reached.identity)),
+        }
     }
 
     /// Takes the message that was found.
@@ -192,13 +203,13 @@ impl ChangeStream for Stream {
     }
 
     async fn acknowledge(&mut self, durable: &Position) -> Result<()> {
-        let durable = Bookmark::read(durable)?;
-        let reached = self.builder.reached();
-        if durable.identity != reached.identity {
-            return Err(other_source(&durable.identity, &reached.identity));
-        }
-        // The server believes whatever it is told, even what it has not sent.
-        self.feed.acknowledge(durable.lsn.min(reached.lsn)).await
+        let durable = self.received(durable)?;
+        self.feed.acknowledge(durable).await
+    }
+
+    async fn close(&mut self, durable: &Position) -> Result<()> {
+        let durable = self.received(durable)?;
+        self.feed.close(durable).await
     }
 }
 

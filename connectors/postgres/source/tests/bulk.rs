@@ -2,6 +2,7 @@
 //! change from one to the other under all kinds of load is in `switch.rs`.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::super::super::lsn::{Bookmark, Lsn};
 use super::*;
@@ -33,11 +34,23 @@ impl Fixture {
 
     /// Up to where the slot may have forgotten.
     pub async fn confirmed(&self) -> Lsn {
-        let sql = format!(
-            "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{}'",
-            self.slot()
-        );
+        self.place_of_slot("confirmed_flush_lsn").await
+    }
+
+    /// From where the log of the slot is read again.
+    async fn restart(&self) -> Lsn {
+        self.place_of_slot("restart_lsn").await
+    }
+
+    async fn place_of_slot(&self, which: &str) -> Lsn {
+        let slot = self.slot();
+        let sql =
+            format!("SELECT {which}::text FROM pg_replication_slots WHERE slot_name = '{slot}'");
         self.one::<String>(&sql).await.parse().unwrap()
+    }
+
+    async fn end_of_log(&self) -> Lsn {
+        self.one::<String>("SELECT pg_current_wal_lsn()::text").await.parse().unwrap()
     }
 }
 
@@ -52,6 +65,18 @@ pub fn essence(mut transaction: Transaction) -> Option<Transaction> {
         transaction.position = Position(String::new());
     }
     (!transaction.changes.is_empty() || !transaction.complete).then_some(transaction)
+}
+
+/// Reads until everything before a place was given out: the position there, and how many changes.
+async fn read_to(stream: &mut Box<dyn ChangeStream>, end: Lsn) -> (Position, usize) {
+    let mut changes = 0;
+    loop {
+        let transaction = stream.next().await.unwrap();
+        changes += transaction.changes.len();
+        if transaction.complete && lsn(&transaction.position) >= end {
+            return (transaction.position, changes);
+        }
+    }
 }
 
 /// Rows until about so many bytes of log are written.
@@ -113,18 +138,43 @@ async fn bulk_and_stream_give_the_same_transactions_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_pipeline_that_is_behind_reads_in_bulk_and_streams_when_it_has_caught_up() {
+async fn a_pipeline_that_is_behind_reads_in_bulk_and_streams_when_everything_is_durable() {
+    let fixture =
+        Fixture::reading_in_bulk(16 << 10, "CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    let from = fixture.subscribed().await;
+    // The log can be let go of up to a checkpoint.
+    fixture.run(&flood(2000)).await;
+    fixture.run("CHECKPOINT").await;
+    let (restart, end) = (fixture.restart().await, fixture.end_of_log().await);
+    let mut stream = fixture.open(&from).await;
+    assert!(fixture.is_in_bulk().await);
+    let (durable, changes) = read_to(&mut stream, end).await;
+    assert_eq!(changes, 2000);
+    // The next one is only streamed: less than the threshold is there.
+    fixture.run("INSERT INTO t VALUES (-1, 'a')").await;
+    let early = tokio::time::timeout(Duration::from_millis(200), stream.next()).await;
+    assert!(early.is_err() && fixture.is_in_bulk().await, "{early:?}");
+    assert_eq!(fixture.restart().await, restart);
+    stream.acknowledge(&durable).await.unwrap();
+    assert_eq!(fixture.log(&mut stream).await, ["t + -1|a"]);
+    assert!(!fixture.is_in_bulk().await);
+    assert!(fixture.restart().await > restart, "the stream has read all of the log again");
+}
+
+#[tokio::test]
+async fn a_log_that_is_closed_after_a_bulk_read_has_moved_its_slot() {
     let fixture =
         Fixture::reading_in_bulk(16 << 10, "CREATE TABLE t (k int PRIMARY KEY, v text)").await;
     let from = fixture.subscribed().await;
     fixture.run(&flood(2000)).await;
+    fixture.run("CHECKPOINT").await;
+    let end = fixture.end_of_log().await;
     let mut stream = fixture.open(&from).await;
-    assert!(fixture.is_in_bulk().await);
-    assert_eq!(fixture.log(&mut stream).await.len(), 2000);
-    // The next one is only streamed: less than the threshold is there.
-    fixture.run("INSERT INTO t VALUES (-1, 'a')").await;
-    assert_eq!(fixture.log(&mut stream).await, ["t + -1|a"]);
-    assert!(!fixture.is_in_bulk().await);
+    let (durable, _) = read_to(&mut stream, end).await;
+    assert_eq!(fixture.confirmed().await, lsn(&from));
+    stream.close(&durable).await.unwrap();
+    assert!(fixture.is_in_bulk().await, "it was streamed");
+    assert_eq!(fixture.confirmed().await, lsn(&durable));
 }
 
 #[tokio::test]
@@ -155,6 +205,10 @@ async fn the_slot_moves_to_what_is_durable_and_never_further() {
     let from = fixture.subscribed().await;
     for k in 0..400 {
         fixture.run(&format!("INSERT INTO t VALUES ({k}, repeat('x', 2000))")).await;
+        // The log can be let go of up to a checkpoint.
+        if k % 50 == 0 {
+            fixture.run("CHECKPOINT").await;
+        }
     }
     let mut stream = fixture.open(&from).await;
     let (mut durable, mut received, mut moved) = (from.clone(), Vec::new(), 0);
@@ -187,17 +241,12 @@ async fn log_without_changes_moves_the_position_in_bulk_too() {
     .await;
     let from = fixture.subscribed().await;
     fixture.run("INSERT INTO other.u SELECT repeat('x', 1000) FROM generate_series(1, 500)").await;
-    let end: Lsn =
-        fixture.one::<String>("SELECT pg_current_wal_lsn()::text").await.parse().unwrap();
+    let end = fixture.end_of_log().await;
     let mut stream = fixture.open(&from).await;
     assert!(fixture.is_in_bulk().await);
-    loop {
-        let transaction = stream.next().await.unwrap();
-        assert!(transaction.changes.is_empty() && transaction.complete);
-        if lsn(&transaction.position) >= end {
-            break;
-        }
-    }
+    let (durable, changes) = read_to(&mut stream, end).await;
+    assert_eq!(changes, 0);
+    stream.acknowledge(&durable).await.unwrap();
     fixture.run("INSERT INTO t VALUES (1)").await;
     assert_eq!(fixture.log(&mut stream).await, ["t + 1"]);
 }

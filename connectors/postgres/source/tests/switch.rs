@@ -60,7 +60,12 @@ impl Reader<'_> {
     async fn step(&mut self) {
         let Some(stream) = &mut self.stream else { return self.resume().await };
         match self.dice.below(100) {
-            0 => self.stream = None,
+            0 => {
+                if self.dice.one_in(2) {
+                    stream.close(&self.reached[self.acknowledged].0).await.unwrap();
+                }
+                self.stream = None;
+            }
             1..=10 => {
                 // Anything that was reached since, not only the newest.
                 let choices = (self.reached.len() - self.acknowledged) as u64;
