@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 use mysql_async::prelude::{Protocol, Queryable};
-use mysql_async::{Conn, Opts, OptsBuilder, QueryResult, Row};
+use mysql_async::{Conn, Opts, OptsBuilder, Params, QueryResult, Row};
 use tokio::sync::mpsc;
 
 use super::config::{Config, Host};
@@ -245,6 +245,21 @@ impl Session {
     pub async fn execute(&mut self, doing: &str, sql: &str) -> Result<u64> {
         self.query(doing, sql).await?;
         Ok(self.connection.affected_rows())
+    }
+
+    /// Runs a statement once for each row of parameters. MariaDB takes many rows in one command; if
+    /// they are more than it takes, this sends several.
+    ///
+    /// # Errors
+    /// As `query`.
+    pub async fn execute_many(&mut self, doing: &str, sql: &str, rows: Vec<Params>) -> Result<()> {
+        self.begin(doing)?;
+        let watch = self.watch.clone();
+        let asked = match watch.over(self.connection.exec_batch(sql, rows)).await {
+            Ok(done) => done.map_err(Failure::from),
+            Err(silent) => Err(silent.into()),
+        };
+        self.end(doing, asked)
     }
 
     /// Runs a `LOAD DATA LOCAL` that reads these pieces, one after the other; returns how many rows it

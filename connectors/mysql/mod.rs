@@ -21,6 +21,7 @@ mod guard;
 mod json;
 mod layout;
 mod open;
+mod parameters;
 pub mod quote;
 mod replica;
 mod rows;

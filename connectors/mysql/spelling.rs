@@ -1,5 +1,6 @@
 //! How a value is spelled for the server: as a literal of a statement, or as a field of the file that
-//! `LOAD DATA` reads. Pure. `target_values.rs` says what is spelled, and calls this.
+//! `LOAD DATA` reads; `parameters.rs` has a third way. Pure. `target_values.rs` says what is spelled,
+//! and calls this.
 //!
 //! Surprise: no literal depends on the session's `sql_mode`, which decides what a backslash means; in
 //! a file it always is what the statement says.
@@ -7,24 +8,36 @@
 use std::fmt::Write as _;
 
 use super::quote;
+use crate::calendar::utc_text;
+use crate::change::Timestamp;
 use crate::hex;
 
 /// A place that values are spelled into.
 pub trait Spelling {
     /// No value.
     fn null(&mut self);
-    /// A number: digits, sign, point and exponent.
+    /// A number: digits, sign and point.
     fn number(&mut self, text: &str);
+    /// A number: digits and sign.
+    fn integer(&mut self, text: &str);
     /// A double: the number, and a text that reads as it.
     fn double(&mut self, number: f64, text: &str);
+    /// A single, as the double that it is exactly.
+    fn single(&mut self, number: f64);
     /// A date or a time.
     fn time(&mut self, text: &str);
+    /// When a row was committed.
+    fn instant(&mut self, instant: Timestamp);
     /// A text of any characters.
     fn text(&mut self, text: &str);
     /// Bytes, as pairs of hexadecimal digits.
     fn hexadecimal(&mut self, digits: &str);
     /// Bytes.
     fn bytes(&mut self, bytes: &[u8]);
+    /// Binary digits, as the number that they are.
+    fn bits(&mut self, number: u64);
+    /// What stands between two values of a row.
+    fn next(&mut self);
 }
 
 /// Literals of a statement.
@@ -37,15 +50,27 @@ impl Spelling for String {
         self.push_str(text);
     }
 
+    fn integer(&mut self, text: &str) {
+        self.push_str(text);
+    }
+
     /// Without an exponent it would be read as a decimal.
     fn double(&mut self, number: f64, _: &str) {
         let _ = write!(self, "{number:e}");
+    }
+
+    fn single(&mut self, number: f64) {
+        self.double(number, "");
     }
 
     fn time(&mut self, text: &str) {
         self.push('\'');
         self.push_str(text);
         self.push('\'');
+    }
+
+    fn instant(&mut self, instant: Timestamp) {
+        self.time(&utc_text(instant));
     }
 
     fn text(&mut self, text: &str) {
@@ -60,6 +85,14 @@ impl Spelling for String {
 
     fn bytes(&mut self, bytes: &[u8]) {
         self.push_str(&quote::bytes(bytes));
+    }
+
+    fn bits(&mut self, number: u64) {
+        let _ = write!(self, "{number}");
+    }
+
+    fn next(&mut self) {
+        self.push_str(", ");
     }
 }
 
@@ -90,11 +123,6 @@ impl Fields {
         self.0.len()
     }
 
-    /// Ends a field that another one follows.
-    pub fn end_field(&mut self) {
-        self.0.push(b'\t');
-    }
-
     /// Ends a row.
     pub fn end_row(&mut self) {
         self.0.push(b'\n');
@@ -116,12 +144,24 @@ impl Spelling for Fields {
         self.0.extend_from_slice(text.as_bytes());
     }
 
+    fn integer(&mut self, text: &str) {
+        self.number(text);
+    }
+
     fn double(&mut self, number: f64, text: &str) {
         self.number(if number == 0.0 { "0" } else { text });
     }
 
+    fn single(&mut self, number: f64) {
+        self.number(&format!("{number:e}"));
+    }
+
     fn time(&mut self, text: &str) {
         self.number(text);
+    }
+
+    fn instant(&mut self, instant: Timestamp) {
+        self.time(&utc_text(instant));
     }
 
     fn text(&mut self, text: &str) {
@@ -144,6 +184,15 @@ impl Spelling for Fields {
             }
         }
         few.iter().for_each(|&byte| self.push(byte));
+    }
+
+    /// A file has no numbers, only bytes.
+    fn bits(&mut self, number: u64) {
+        self.bytes(&number.to_be_bytes());
+    }
+
+    fn next(&mut self) {
+        self.0.push(b'\t');
     }
 }
 
@@ -170,9 +219,9 @@ mod tests {
     fn what_ends_a_field_or_a_row_is_escaped_within_one() {
         let mut fields = Fields::default();
         fields.text("a\tb\\N\n\0'\u{e9}");
-        fields.end_field();
+        fields.next();
         fields.null();
-        fields.end_field();
+        fields.next();
         fields.hexadecimal("5C00fFAa");
         fields.end_row();
         assert_eq!(fields.take(), b"a\\\tb\\\\N\\\n\\0'\xc3\xa9\t\\N\t\\\\\\0\xff\xaa\n");

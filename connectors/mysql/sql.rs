@@ -204,6 +204,14 @@ pub struct Upsert {
     pub tail: String,
 }
 
+impl Upsert {
+    /// With one row, of so many parameters.
+    #[must_use]
+    pub fn prepared(&self, parameters: usize) -> String {
+        format!("{}({}){}", self.head, vec!["?"; parameters].join(", "), self.tail)
+    }
+}
+
 impl TableSql<'_> {
     /// The table itself.
     #[must_use]

@@ -2,8 +2,8 @@
 //! by the engine's applier through the `Target` contract; `sql.rs` writes the statements,
 //! `target_types.rs` and `target_values.rs` say what becomes of columns and values, and the files
 //! of this folder run it all: `names` (what tables are called), `records` and `claim` (what is
-//! remembered, who writes), `shape` and `prepare` (tables), `rows`, `new_rows`, `apply` and `poison`
-//! (batches), `read` (rows and keys), `grants` and `check`.
+//! remembered, who writes), `shape` and `prepare` (tables), `rows`, `write`, `new_rows`, `apply` and
+//! `poison` (batches), `read` (rows and keys), `grants` and `check`.
 //!
 //! Surprise: a future that is dropped half-way leaves a session that nobody can go on with, so
 //! every method first replaces such a one. Its transaction ends with it, unless it was already
@@ -23,6 +23,7 @@ mod rows;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -59,6 +60,8 @@ pub struct MysqlTarget {
     naming: Naming,
     /// The most bytes that a statement can have.
     packet_max: usize,
+    /// Whether the server runs a prepared statement for many rows in one command.
+    runs_many: bool,
     /// What our claim raised it to; `None` before a claim.
     fence: Option<u64>,
     /// Whether this session holds the lock that says that the pipeline is alive.
@@ -84,6 +87,7 @@ pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<MysqlTar
     let naming = Naming { plain_schema: options.plain_schema.clone(), folds_case };
     Ok(MysqlTarget {
         config,
+        runs_many: session.server().engine == Engine::Mariadb,
         session,
         options,
         naming,

@@ -55,19 +55,20 @@ pub enum Form {
 pub fn encode(form: Form, value: &[u8], out: &mut impl Spelling) -> Result<(), &'static str> {
     let text = std::str::from_utf8(value).map_err(|_| "a text is not valid UTF-8")?;
     match form {
-        Form::Bool => out.number(match text {
+        Form::Bool => out.integer(match text {
             "t" => "1",
             "f" => "0",
             _ => return Err("a boolean is neither t nor f"),
         }),
         // Most fit into the smaller type, which is cheaper to read.
         Form::Integer if text.parse::<i64>().is_ok() || text.parse::<i128>().is_ok() => {
-            out.number(text);
+            out.integer(text);
         }
         Form::Integer => return Err("an integer is not one"),
         Form::Year => match text.parse::<u16>() {
-            // Small numbers would be taken for years of this century.
-            Ok(0 | 1901..=2155) => out.number(text),
+            // Small numbers would be taken for years of this century, and so would the text "0".
+            Ok(0) => out.integer("0000"),
+            Ok(1901..=2155) => out.integer(text),
             _ => return Err("a year is not one from 1901 to 2155"),
         },
         Form::Single | Form::Double => push_float(form, text, out)?,
@@ -75,7 +76,7 @@ pub fn encode(form: Form, value: &[u8], out: &mut impl Spelling) -> Result<(), &
             out.number(&decimal(text, precision, scale).ok_or(NO_DECIMAL)?);
         }
         Form::Bits(count) => match u64::from_str_radix(text, 2) {
-            Ok(bits) if text.len() == usize::from(count) => out.number(&bits.to_string()),
+            Ok(bits) if text.len() == usize::from(count) => out.bits(bits),
             _ => return Err("a bit string is not of the column's length"),
         },
         Form::Text(limit) => {
@@ -121,8 +122,8 @@ fn push_float(form: Form, text: &str, out: &mut impl Spelling) -> Result<(), &'s
     let value = unsigned_zero(value);
     match form {
         _ if !value.is_finite() => return Err(WRONG),
-        // A single is spelled as the double that it is exactly, so that it is rounded once.
-        Form::Single => out.number(&format!("{value:e}")),
+        // As the double that it is exactly, so that it is rounded once.
+        Form::Single => out.single(value),
         _ => out.double(value, text),
     }
     Ok(())

@@ -18,7 +18,7 @@ use crate::error::{Kind, Result};
 use crate::key_order::by_key;
 use crate::mysql::spelling::{Fields, Spelling as _};
 use crate::mysql::sql::TableSql;
-use crate::mysql::target_values::{Form, encode};
+use crate::mysql::target_values::encode;
 use crate::part::TablePart;
 
 /// How many bytes are sent at a time.
@@ -38,9 +38,7 @@ impl MysqlTarget {
         part: &TablePart<'_>,
     ) -> Result<bool> {
         let worth = self.new_rows.entry(part.table.name.clone()).or_default();
-        // The file would have to hold the bytes of the number.
-        let has_bits = table.columns.iter().any(|column| matches!(column.form, Form::Bits(_)));
-        if has_bits || !worth.is_worth_a_try(part) {
+        if !worth.is_worth_a_try(part) {
             return Ok(false);
         }
         let doing = format!("load rows into target table {}", table.name);
@@ -131,13 +129,13 @@ impl RowFile {
                 Cell::Null => fields.null(),
                 Cell::Absent => return Err(NotSo),
             }
-            fields.end_field();
+            fields.next();
         }
         fields.time(&instant.1);
-        fields.end_field();
+        fields.next();
         if table.soft_deletes {
-            fields.number("0");
-            fields.end_field();
+            fields.integer("0");
+            fields.next();
         }
         fields.bytes(&upsert.version.to_bytes());
         fields.end_row();

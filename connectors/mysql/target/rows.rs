@@ -1,5 +1,5 @@
-//! Rows and keys on their way to the server: which are written at all, as which literals, and how
-//! many to a statement. Called by `apply.rs` and `poison.rs` in their transaction.
+//! Rows and keys on their way to the server: which are written at all, and which are looked for.
+//! `write.rs` writes them. Called by `apply.rs` and `poison.rs` in their transaction.
 //!
 //! Surprise: a row with absent cells is an upsert that does not mention them. That the row is
 //! there, so that nothing is ever inserted with holes in it, is found out before, under a lock.
@@ -10,11 +10,10 @@ use sha2::{Digest, Sha256};
 
 use super::MysqlTarget;
 use super::records::bytes;
-use crate::calendar::utc_text;
-use crate::change::{Cell, Key, RowDelete, RowUpsert, Timestamp};
+use super::write::{ROWS_MAX, STATEMENT_BYTES, Written};
+use crate::change::{Cell, Key, RowDelete, RowUpsert};
 use crate::error::{Code, Error, Result};
 use crate::key_order::by_key;
-use crate::mysql::spelling::Spelling;
 use crate::mysql::sql::{self, TableSql};
 use crate::mysql::target_types::StoredColumn;
 use crate::mysql::target_values::{decode, encode, stored};
@@ -22,25 +21,12 @@ use crate::part::TablePart;
 use crate::schema::{TableName, TableSchema};
 use crate::version::Version;
 
-/// The most rows of a statement that writes; more gain nothing.
-const ROWS_MAX: usize = 1000;
-/// A statement that is longer gets no more rows.
-const STATEMENT_BYTES: usize = 1024 * 1024;
 /// The most keys of a statement that looks some up. MariaDB makes a temporary table of longer
 /// lists.
 const KEYS_MAX: usize = 500;
 
 /// What is known of a row that is there.
 struct Existing {
-    version: Version,
-    deleted: bool,
-}
-
-/// One row of a statement, as literals of the columns that it mentions.
-struct Written<'a> {
-    key: &'a Key,
-    cells: Vec<Cell<'a>>,
-    updated_at: Timestamp,
     version: Version,
     deleted: bool,
 }
@@ -57,7 +43,7 @@ impl MysqlTarget {
         let name = self.naming.target_name(&part.table.name);
         let columns = self.stored_columns(part.table);
         let table = self.sql(part.table, &name, &columns);
-        if !check_tombstones && self.load_new(&table, part).await? {
+        if !check_tombstones && !self.runs_many && self.load_new(&table, part).await? {
             return Ok(Vec::new());
         }
         if let Some((truncation, updated_at)) = part.truncated {
@@ -82,7 +68,7 @@ impl MysqlTarget {
             upserts.into_iter().partition(|upsert| upsert.row.has_absent());
         let all: Vec<usize> = (0..columns.len()).collect();
         let order = by_key(part.table, complete.iter().map(|upsert| &upsert.key));
-        let rows = order.into_iter().map(|at| written(complete[at], &all));
+        let rows = order.into_iter().map(|at| Written::from(complete[at]));
         self.write_rows(&table, &all, rows).await?;
         self.write_partial(&table, &partial).await
     }
@@ -113,7 +99,7 @@ impl MysqlTarget {
         });
         let marked = older.map(|delete| Written {
             key: &delete.key,
-            cells: delete.key.values().map(Cell::Value).collect(),
+            row: None,
             updated_at: delete.updated_at,
             version: delete.version,
             deleted: true,
@@ -184,7 +170,7 @@ impl MysqlTarget {
             }
         }
         for (present, upserts) in by_columns {
-            let rows = upserts.into_iter().map(|upsert| written(upsert, &present));
+            let rows = upserts.into_iter().map(Written::from);
             self.write_rows(table, &present, rows).await?;
         }
         Ok(missing)
@@ -238,113 +224,6 @@ impl MysqlTarget {
             rest = after;
         }
         pieces
-    }
-
-    /// Writes rows with the columns at these places, as many to a statement as is good.
-    async fn write_rows<'a>(
-        &mut self,
-        table: &TableSql<'_>,
-        present: &[usize],
-        rows: impl Iterator<Item = Written<'a>>,
-    ) -> Result<()> {
-        let upsert = table.upsert(present);
-        let (mut statement, mut count, mut row_text) = (String::new(), 0, String::new());
-        for row in rows {
-            row_text.clear();
-            self.push_row(&mut row_text, table, present, &row)?;
-            let room = self.packet_max.saturating_sub(upsert.head.len() + upsert.tail.len() + 64);
-            if row_text.len() > room {
-                let reason = "it is larger than the target's max_allowed_packet";
-                return Err(poison(&table.table.name, row.key, row.version, reason));
-            }
-            if count == ROWS_MAX
-                || (count > 0 && statement.len() + row_text.len() > room.min(STATEMENT_BYTES))
-            {
-                self.write_statement(table, &upsert, &mut statement).await?;
-                count = 0;
-            }
-            statement.push_str(if count == 0 { &upsert.head } else { ", " });
-            statement.push_str(&row_text);
-            count += 1;
-        }
-        if count > 0 {
-            self.write_statement(table, &upsert, &mut statement).await?;
-        }
-        Ok(())
-    }
-
-    async fn write_statement(
-        &mut self,
-        table: &TableSql<'_>,
-        upsert: &sql::Upsert,
-        statement: &mut String,
-    ) -> Result<()> {
-        let doing = format!("write rows of target table {}", table.name);
-        statement.push_str(&upsert.tail);
-        self.session.execute(&doing, statement).await?;
-        statement.clear();
-        match self.session.warnings() {
-            0 => Ok(()),
-            _ => self.refuse_warnings(&doing).await,
-        }
-    }
-
-    /// A value that was changed on its way is as bad as one that was refused.
-    async fn refuse_warnings(&mut self, doing: &str) -> Result<()> {
-        const CHANGED: [&[u8]; 6] = [b"1264", b"1265", b"1292", b"1366", b"1406", b"1411"];
-        let warnings = self.session.query("look at warnings", "SHOW WARNINGS").await?;
-        for warning in &warnings {
-            let number = bytes(warning, 1)?;
-            if CHANGED.contains(&number) {
-                let number = String::from_utf8_lossy(number);
-                let message = format!("{doing}: warning {number}, a value would be changed");
-                return Err(Error::stop(Code::PoisonRow, message));
-            }
-        }
-        Ok(())
-    }
-
-    fn push_row(
-        &self,
-        out: &mut String,
-        table: &TableSql<'_>,
-        present: &[usize],
-        row: &Written<'_>,
-    ) -> Result<()> {
-        out.push('(');
-        for (&index, cell) in present.iter().zip(&row.cells) {
-            let encoded = match cell {
-                Cell::Value(value) => encode(table.columns[index].form, value, out),
-                Cell::Null => {
-                    out.null();
-                    Ok(())
-                }
-                Cell::Absent => Err("a cell is absent"),
-            };
-            if let Err(reason) = encoded {
-                let reason = format!("{reason} (column {})", table.table.columns[index].name);
-                return Err(poison(&table.table.name, row.key, row.version, &reason));
-            }
-            out.push_str(", ");
-        }
-        out.time(&utc_text(row.updated_at));
-        if self.options.soft_deletes {
-            out.push_str(if row.deleted { ", 1" } else { ", 0" });
-        }
-        out.push_str(", ");
-        Spelling::bytes(out, &row.version.to_bytes());
-        out.push(')');
-        Ok(())
-    }
-}
-
-fn written<'a>(upsert: &'a RowUpsert, present: &[usize]) -> Written<'a> {
-    Written {
-        key: &upsert.key,
-        cells: present.iter().map(|&index| upsert.row.cell(index)).collect(),
-        updated_at: upsert.updated_at,
-        version: upsert.version,
-        deleted: false,
     }
 }
 

@@ -1,5 +1,5 @@
-//! Rows that are new are loaded from a file, if the server reads files of clients; whatever it has
-//! against that, they arrive.
+//! Rows that are new are loaded from a file by a server that does not run a statement for many rows,
+//! if it reads files of clients; whatever it has against that, they arrive.
 
 use super::support::*;
 use crate::Target;
@@ -18,7 +18,7 @@ async fn files_read(fixture: &mut Fixture) -> u64 {
 }
 
 async fn fixture(settings: &[&str]) -> Fixture {
-    let mut fixture = Fixture::on(Database::alone(settings).await, false).await;
+    let mut fixture = Fixture::on(Database::alone(settings).await, false).await.with_literals();
     fixture.target.prepare(&usual()).await.unwrap();
     fixture.floor = version(1);
     // Until it has been seen that there are no tombstones, every row is compared with them.

@@ -29,6 +29,12 @@ impl Fixture {
         Fixture::on(Database::create().await, soft_deletes).await
     }
 
+    /// Writes as to a server that does not run a prepared statement for many rows.
+    pub fn with_literals(mut self) -> Fixture {
+        self.target.runs_many = false;
+        self
+    }
+
     pub async fn on(database: Database, soft_deletes: bool) -> Fixture {
         let mut target = target(&database.url(), options("p", soft_deletes)).await.unwrap();
         target.claim(&claim_as("us")).await.unwrap();
