@@ -47,6 +47,11 @@ impl Command {
         self.rows.len()
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// The rows.
     pub fn into_rows(self) -> Vec<Params> {
         self.rows

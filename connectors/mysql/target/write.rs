@@ -14,7 +14,7 @@ use crate::change::{Cell, Key, Row, RowUpsert, Timestamp};
 use crate::error::{Code, Error, Result};
 use crate::mysql::parameters::{self, Command};
 use crate::mysql::spelling::Spelling;
-use crate::mysql::sql::TableSql;
+use crate::mysql::sql::{TableSql, Upsert};
 use crate::mysql::target_values::encode;
 use crate::version::Version;
 
@@ -67,20 +67,37 @@ impl MysqlTarget {
     ) -> Result<()> {
         let upsert = table.upsert(present);
         let room = self.packet_max.saturating_sub(upsert.head.len() + upsert.tail.len() + 64);
-        let mut writing = Writing { table, present, rows, room, held: None };
-        let doing = format!("write rows of target table {}", table.name);
-        if self.runs_many {
-            let statement = upsert.prepared(writing.parameters());
-            let mut next = writing.command().await?;
-            while next.len() > 0 {
-                let executed = self.session.execute_many(&doing, &statement, next.into_rows());
-                let (executed, following) = tokio::join!(executed, writing.command());
-                executed?;
-                self.refuse_warnings(&doing).await?;
-                next = following?;
-            }
-            return Ok(());
+        let writing = Writing { table, present, rows, room, held: None };
+        match self.runs_many {
+            true => self.write_parameters(&upsert, writing).await,
+            false => self.write_literals(&upsert, writing).await,
         }
+    }
+
+    async fn write_parameters<'a>(
+        &mut self,
+        upsert: &Upsert,
+        mut writing: Writing<'_, impl Iterator<Item = Written<'a>>>,
+    ) -> Result<()> {
+        let doing = writing.doing();
+        let statement = upsert.prepared(writing.parameters());
+        let mut command = writing.command().await?;
+        while !command.is_empty() {
+            let executed = self.session.execute_many(&doing, &statement, command.into_rows());
+            let (executed, next) = tokio::join!(executed, writing.command());
+            executed?;
+            self.refuse_warnings(&doing).await?;
+            command = next?;
+        }
+        Ok(())
+    }
+
+    async fn write_literals<'a>(
+        &mut self,
+        upsert: &Upsert,
+        mut writing: Writing<'_, impl Iterator<Item = Written<'a>>>,
+    ) -> Result<()> {
+        let doing = writing.doing();
         let (mut statement, mut count, mut literals) = (String::new(), 0, String::new());
         while let Some(row) = writing.rows.next() {
             literals.clear();
@@ -88,13 +105,9 @@ impl MysqlTarget {
             writing.spell(&row, &mut literals)?;
             literals.push(')');
             writing.expect_room(&row, literals.len())?;
-            if count == ROWS_MAX
-                || (count > 0 && statement.len() + literals.len() > room.min(STATEMENT_BYTES))
-            {
-                statement.push_str(&upsert.tail);
-                self.session.execute(&doing, &statement).await?;
-                self.refuse_warnings(&doing).await?;
-                statement.clear();
+            let bytes = statement.len() + literals.len();
+            if count == ROWS_MAX || (count > 0 && bytes > writing.room.min(STATEMENT_BYTES)) {
+                self.write_statement(&doing, &mut statement, upsert).await?;
                 count = 0;
             }
             statement.push_str(if count == 0 { &upsert.head } else { ", " });
@@ -102,11 +115,21 @@ impl MysqlTarget {
             count += 1;
         }
         if count > 0 {
-            statement.push_str(&upsert.tail);
-            self.session.execute(&doing, &statement).await?;
-            self.refuse_warnings(&doing).await?;
+            self.write_statement(&doing, &mut statement, upsert).await?;
         }
         Ok(())
+    }
+
+    async fn write_statement(
+        &mut self,
+        doing: &str,
+        statement: &mut String,
+        upsert: &Upsert,
+    ) -> Result<()> {
+        statement.push_str(&upsert.tail);
+        self.session.execute(doing, statement).await?;
+        statement.clear();
+        self.refuse_warnings(doing).await
     }
 
     /// A value that was changed on its way is as bad as one that was refused.
@@ -129,6 +152,10 @@ impl MysqlTarget {
 }
 
 impl<'a, I: Iterator<Item = Written<'a>>> Writing<'_, I> {
+    fn doing(&self) -> String {
+        format!("write rows of target table {}", self.table.name)
+    }
+
     /// How many values a row has.
     fn parameters(&self) -> usize {
         self.present.len() + if self.table.soft_deletes { 3 } else { 2 }

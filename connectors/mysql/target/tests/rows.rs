@@ -279,6 +279,27 @@ async fn a_large_batch_is_applied_whole() {
     assert_eq!(fixture.target.read_rows(&usual(), &all).await.unwrap().len(), 5000);
 }
 
+/// The server only remarks on a decimal that it cuts, once among many rows.
+#[tokio::test]
+async fn a_value_that_would_be_changed_is_refused_among_others() {
+    for literals in [false, true] {
+        let mut fixture = Fixture::with(&usual(), false).await;
+        if literals {
+            fixture = fixture.with_literals();
+        }
+        fixture.execute("ALTER TABLE t MODIFY a decimal(5,1)").await;
+        let mut batch = part(&usual());
+        for number in 0..1500 {
+            let value = if number == 700 { "1.25" } else { "1.5" };
+            batch = batch.upsert(1, &[&number.to_string(), value, "~"]);
+        }
+        let error = fixture.apply(vec![batch]).await.unwrap_err();
+        assert_eq!(error.code, Code::PoisonRow, "{error}");
+        assert!(error.message.contains(&key(&["700"]).hash()), "{error}");
+        assert_eq!(fixture.look("SELECT COUNT(*) FROM t").await, ["0"]);
+    }
+}
+
 #[tokio::test]
 async fn commit_times_are_exact() {
     let mut fixture = Fixture::with(&usual(), false).await;
