@@ -7,8 +7,9 @@ use super::binlog::{Decoder, Event, Gtid, Header, MariadbKind, RawEvent};
 use super::bookmark::{Bookmark, Flavor, Gtids, Place};
 use super::gtid::MariadbGtid;
 use super::layout::{Layout, LayoutColumn};
+use super::spelling::Fields;
 use super::sql::TableSql;
-use super::target::new_rows::RowFile;
+use super::target::write::Written;
 use super::target_types::stored_columns;
 use super::transaction::{Builder, Options, Step};
 use super::types::MysqlType;
@@ -132,12 +133,14 @@ pub fn encode_load(upserts: &[RowUpsert]) -> Result<usize> {
     let columns = stored_columns(&table, server);
     let (name, columns) = ("events", columns.as_slice());
     let table = TableSql { server, soft_deletes: false, name, table: &table, columns };
-    let mut file = RowFile::new();
+    let all: Vec<usize> = (0..columns.len()).collect();
+    let mut fields = Fields::default();
     for upsert in upserts {
         let unfit = |_| Error::stop(Code::Internal, "the file cannot hold a value");
-        file.push(&table, upsert).map_err(unfit)?;
+        Written::from(upsert).spell(&table, &all, &mut fields).map_err(unfit)?;
+        fields.end_row();
     }
-    Ok(file.fields.len())
+    Ok(fields.len())
 }
 
 fn table() -> Result<Layout> {

@@ -118,11 +118,9 @@ impl Spelling for Vec<Value> {
     }
 
     fn integer(&mut self, text: &str) {
-        self.push(match (text.parse(), text.parse()) {
-            (Ok(signed), _) => Value::Int(signed),
-            (_, Ok(unsigned)) => Value::UInt(unsigned),
-            _ => Value::Bytes(text.into()),
-        });
+        let signed = text.parse().map(Value::Int);
+        let number = signed.or_else(|_| text.parse().map(Value::UInt));
+        self.push(number.unwrap_or_else(|_| Value::Bytes(text.into())));
     }
 
     fn double(&mut self, number: f64, _: &str) {
@@ -146,8 +144,10 @@ impl Spelling for Vec<Value> {
     }
 
     fn hexadecimal(&mut self, digits: &str) {
-        let pairs = digits.as_bytes().chunks_exact(2);
-        self.push(Value::Bytes(pairs.map(|pair| hex::pair(pair[0], pair[1]).0).collect()));
+        let mut bytes = Vec::with_capacity(digits.len() / 2);
+        // Whoever calls this has looked at the digits.
+        let _ = hex::push_bytes(digits.as_bytes(), &mut bytes);
+        self.push(Value::Bytes(bytes));
     }
 
     fn bytes(&mut self, bytes: &[u8]) {

@@ -115,33 +115,37 @@ pub fn push_text(out: &mut String, text: &str) {
 
 /// Rows of a file, in the form that `TableSql::load` describes.
 #[derive(Debug, Default)]
-pub struct Fields(Vec<u8>);
+pub struct Fields {
+    bytes: Vec<u8>,
+    /// When the last row was committed; the rows of a transaction or a chunk share it.
+    instant: Option<(Timestamp, String)>,
+}
 
 impl Fields {
     /// How many bytes there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 
     /// Ends a row.
     pub fn end_row(&mut self) {
-        self.0.push(b'\n');
+        self.bytes.push(b'\n');
     }
 
     /// Everything so far; nothing is left.
     pub fn take(&mut self) -> Vec<u8> {
-        let capacity = self.0.capacity();
-        std::mem::replace(&mut self.0, Vec::with_capacity(capacity))
+        let capacity = self.bytes.capacity();
+        std::mem::replace(&mut self.bytes, Vec::with_capacity(capacity))
     }
 }
 
 impl Spelling for Fields {
     fn null(&mut self) {
-        self.0.extend_from_slice(b"\\N");
+        self.bytes.extend_from_slice(b"\\N");
     }
 
     fn number(&mut self, text: &str) {
-        self.0.extend_from_slice(text.as_bytes());
+        self.bytes.extend_from_slice(text.as_bytes());
     }
 
     fn integer(&mut self, text: &str) {
@@ -161,7 +165,9 @@ impl Spelling for Fields {
     }
 
     fn instant(&mut self, instant: Timestamp) {
-        self.time(&utc_text(instant));
+        let known = self.instant.take().filter(|(known, _)| *known == instant);
+        let (_, text) = self.instant.insert(known.unwrap_or_else(|| (instant, utc_text(instant))));
+        self.bytes.extend_from_slice(text.as_bytes());
     }
 
     fn text(&mut self, text: &str) {
@@ -180,7 +186,7 @@ impl Spelling for Fields {
         for many in many {
             match many.iter().fold(false, |found, &byte| found | is_special(byte)) {
                 true => many.iter().for_each(|&byte| self.push(byte)),
-                false => self.0.extend_from_slice(many),
+                false => self.bytes.extend_from_slice(many),
             }
         }
         few.iter().for_each(|&byte| self.push(byte));
@@ -192,7 +198,7 @@ impl Spelling for Fields {
     }
 
     fn next(&mut self) {
-        self.0.push(b'\t');
+        self.bytes.push(b'\t');
     }
 }
 
@@ -200,8 +206,8 @@ impl Fields {
     fn push(&mut self, byte: u8) {
         match is_special(byte) {
             // The server makes a NUL of an escaped zero; other bytes stay what they are.
-            true => self.0.extend_from_slice(&[b'\\', if byte == 0 { b'0' } else { byte }]),
-            false => self.0.push(byte),
+            true => self.bytes.extend_from_slice(&[b'\\', if byte == 0 { b'0' } else { byte }]),
+            false => self.bytes.push(byte),
         }
     }
 }

@@ -14,7 +14,7 @@ mod check;
 mod claim;
 mod grants;
 mod names;
-pub(super) mod new_rows;
+mod new_rows;
 mod poison;
 mod prepare;
 mod read;
@@ -23,7 +23,7 @@ mod rows;
 mod shape;
 #[cfg(test)]
 mod tests;
-mod write;
+pub(super) mod write;
 
 use std::collections::HashMap;
 use std::sync::Arc;

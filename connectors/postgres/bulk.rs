@@ -357,7 +357,11 @@ impl Rest {
     }
 }
 
-fn answer(answer: std::result::Result<Rows, ServerError>) -> Result<Rows> {
+/// What a server answered while it is read in bulk.
+///
+/// # Errors
+/// What its error means.
+pub fn answer(answer: std::result::Result<Rows, ServerError>) -> Result<Rows> {
     answer.map_err(|error| failure(&error))
 }
 
@@ -373,8 +377,7 @@ fn is_refusal(error: &ServerError) -> bool {
     sqlstate.starts_with("53") || ["0A000", "42501", "42710", "42883"].contains(&sqlstate)
 }
 
-/// What a server's error while it is read in bulk means.
-pub fn failure(error: &ServerError) -> Error {
+fn failure(error: &ServerError) -> Error {
     gap::failure(READING_IN_BULK, error, &GAPS)
 }
 

@@ -7,7 +7,7 @@
 //! has to read again, which makes large transactions cost no more than twice; and where much would
 //! be read again for little, streaming is the cheaper way. To move a slot is to read its log too.
 
-use super::bulk::failure;
+use super::bulk::answer;
 use super::gap;
 use super::lsn::Lsn;
 use super::source_sql as sql;
@@ -88,8 +88,7 @@ impl CopiedSlot {
     /// # Errors
     /// What the server says, or a broken connection.
     pub async fn place(&self, wire: &mut Wire) -> Result<Place> {
-        let rows =
-            wire.ask(&sql::slot_place(&self.copy)).await?.map_err(|error| failure(&error))?;
+        let rows = answer(wire.ask(&sql::slot_place(&self.copy)).await?)?;
         Ok(Place { confirmed: cell(&rows, 0)?, restart: cell(&rows, 1)?, end: cell(&rows, 2)? })
     }
 }

@@ -12,22 +12,18 @@ use futures_util::future::{Either, select};
 use tokio::sync::mpsc;
 
 use super::MysqlTarget;
-use crate::calendar::utc_text;
-use crate::change::{Cell, RowUpsert, Timestamp};
+use super::write::Written;
+use crate::change::RowUpsert;
 use crate::error::{Kind, Result};
 use crate::key_order::by_key;
-use crate::mysql::spelling::{Fields, Spelling as _};
+use crate::mysql::spelling::Fields;
 use crate::mysql::sql::TableSql;
-use crate::mysql::target_values::encode;
 use crate::part::TablePart;
 
 /// How many bytes are sent at a time.
 const PIECE_BYTES: usize = 128 * 1024;
 /// How many pieces may wait for the server.
 const PIECES_MAX: usize = 4;
-
-/// A value that the file cannot hold, or the column.
-pub struct NotSo;
 
 impl MysqlTarget {
     /// Loads the rows of a part into their table if all of them are new; says whether they were.
@@ -80,65 +76,20 @@ async fn write(
     bytes_max: usize,
     pieces: mpsc::Sender<Vec<u8>>,
 ) {
-    let mut file = RowFile::new();
+    let all: Vec<usize> = (0..table.columns.len()).collect();
+    let mut fields = Fields::default();
     for at in by_key(table.table, upserts.iter().map(|upsert| &upsert.key)) {
-        let before = file.fields.len();
-        let pushed = file.push(table, &upserts[at]);
+        let before = fields.len();
+        let spelled = Written::from(&upserts[at]).spell(table, &all, &mut fields);
+        fields.end_row();
         // Rows as large as this are refused on the long way, or nearly so.
-        if pushed.is_err() || file.fields.len() - before > bytes_max {
+        if spelled.is_err() || fields.len() - before > bytes_max {
             return;
         }
-        if file.fields.len() >= PIECE_BYTES && pieces.send(file.fields.take()).await.is_err() {
+        if fields.len() >= PIECE_BYTES && pieces.send(fields.take()).await.is_err() {
             return;
         }
     }
     // Nobody listens where the server did not want the file.
-    let _ = pieces.send(file.fields.take()).await;
-}
-
-/// The file, of which what has been sent is gone.
-pub struct RowFile {
-    /// What has not been sent.
-    pub fields: Fields,
-    /// When the last row was committed; the rows of a transaction or a chunk share it.
-    instant: (Timestamp, String),
-}
-
-impl RowFile {
-    /// Without a row.
-    pub fn new() -> RowFile {
-        RowFile { fields: Fields::default(), instant: (Timestamp(0), utc_text(Timestamp(0))) }
-    }
-
-    /// Appends a row.
-    ///
-    /// # Errors
-    /// If the file cannot hold it. What was appended means nothing then.
-    pub fn push(
-        &mut self,
-        table: &TableSql<'_>,
-        upsert: &RowUpsert,
-    ) -> std::result::Result<(), NotSo> {
-        let RowFile { fields, instant } = self;
-        if upsert.updated_at != instant.0 {
-            *instant = (upsert.updated_at, utc_text(upsert.updated_at));
-        }
-        for (column, cell) in table.columns.iter().zip(upsert.row.cells()) {
-            match cell {
-                Cell::Value(value) => encode(column.form, value, fields).map_err(|_| NotSo)?,
-                Cell::Null => fields.null(),
-                Cell::Absent => return Err(NotSo),
-            }
-            fields.next();
-        }
-        fields.time(&instant.1);
-        fields.next();
-        if table.soft_deletes {
-            fields.integer("0");
-            fields.next();
-        }
-        fields.bytes(&upsert.version.to_bytes());
-        fields.end_row();
-        Ok(())
-    }
+    let _ = pieces.send(fields.take()).await;
 }

@@ -46,6 +46,44 @@ impl<'a> From<&'a RowUpsert> for Written<'a> {
     }
 }
 
+impl Written<'_> {
+    /// Spells the columns at these places, then ours in the order of `TableSql::upsert` and
+    /// `TableSql::load`.
+    ///
+    /// # Errors
+    /// The column that cannot be written, and why. What was spelled means nothing then.
+    pub fn spell(
+        &self,
+        table: &TableSql<'_>,
+        present: &[usize],
+        out: &mut impl Spelling,
+    ) -> std::result::Result<(), (usize, &'static str)> {
+        let mut values = self.key.values();
+        for &index in present {
+            let cell = match self.row {
+                Some(row) => row.cell(index),
+                None => values.next().map_or(Cell::Absent, Cell::Value),
+            };
+            match cell {
+                Cell::Value(value) => {
+                    encode(table.columns[index].form, value, out).map_err(|why| (index, why))?;
+                }
+                Cell::Null => out.null(),
+                Cell::Absent => return Err((index, "a cell is absent")),
+            }
+            out.next();
+        }
+        out.instant(self.updated_at);
+        if table.soft_deletes {
+            out.next();
+            out.integer(if self.deleted { "1" } else { "0" });
+        }
+        out.next();
+        out.bytes(&self.version.to_bytes());
+        Ok(())
+    }
+}
+
 /// The rows of a statement, on their way into some spelling.
 struct Writing<'a, I> {
     table: &'a TableSql<'a>,
@@ -192,35 +230,11 @@ impl<'a, I: Iterator<Item = Written<'a>>> Writing<'_, I> {
     }
 
     fn spell(&self, row: &Written<'_>, out: &mut impl Spelling) -> Result<()> {
-        let TableSql { table, columns, .. } = self.table;
-        let mut values = row.key.values();
-        for &index in self.present {
-            let cell = match row.row {
-                Some(row) => row.cell(index),
-                None => values.next().map_or(Cell::Absent, Cell::Value),
-            };
-            let encoded = match cell {
-                Cell::Value(value) => encode(columns[index].form, value, out),
-                Cell::Null => {
-                    out.null();
-                    Ok(())
-                }
-                Cell::Absent => Err("a cell is absent"),
-            };
-            if let Err(reason) = encoded {
-                let reason = format!("{reason} (column {})", table.columns[index].name);
-                return Err(poison(&table.name, row.key, row.version, &reason));
-            }
-            out.next();
-        }
-        out.instant(row.updated_at);
-        if self.table.soft_deletes {
-            out.next();
-            out.integer(if row.deleted { "1" } else { "0" });
-        }
-        out.next();
-        out.bytes(&row.version.to_bytes());
-        Ok(())
+        row.spell(self.table, self.present, out).map_err(|(index, reason)| {
+            let table = self.table.table;
+            let reason = format!("{reason} (column {})", table.columns[index].name);
+            poison(&table.name, row.key, row.version, &reason)
+        })
     }
 
     fn expect_room(&self, row: &Written<'_>, size: usize) -> Result<()> {
