@@ -418,12 +418,23 @@ pub trait Target: Send {
     async fn forget(&mut self) -> Result<()>;
 }
 
+/// A part of the batch after the one that is being applied.
+#[derive(Clone, Debug)]
+pub struct Upcoming {
+    /// What it does to its table.
+    pub part: Arc<TableBatch>,
+    /// How many of its upserts, from the first, may be written before its turn, in a transaction
+    /// that stays open until then: they have all their cells, the batch before touches none of
+    /// their keys, and nobody loads chunks of the table.
+    pub independent: usize,
+}
+
 /// Brings the rows of a batch to a target while `Target::apply` is busy with the one before it.
 pub trait StageAhead: Send + Sync {
     /// Begins with these parts of the next batch, and waits for nothing. `apply` uses what was
-    /// brought of the same parts, by the same `Arc`s; whatever goes wrong here is as if it had not been
-    /// tried.
-    fn stage(&self, tables: &[Arc<TableBatch>]);
+    /// brought of the same parts, by the same `Arc`s, and takes it back when it gets any other batch;
+    /// whatever goes wrong here is as if it had not been tried.
+    fn stage(&self, upcoming: Vec<Upcoming>);
 
     /// Lets go of what was brought and never applied.
     fn discard(&self);

@@ -27,6 +27,24 @@ impl<'a> From<&'a TableBatch> for TablePart<'a> {
 }
 
 impl<'a> TablePart<'a> {
+    /// Only its upserts, from the first, and so many of them.
+    #[must_use]
+    pub fn first_upserts(&self, count: usize) -> TablePart<'a> {
+        TablePart { truncated: None, deletes: &[], upserts: &self.upserts[..count], ..*self }
+    }
+
+    /// All but so many upserts, from the first.
+    #[must_use]
+    pub fn without_first_upserts(&self, count: usize) -> TablePart<'a> {
+        TablePart { upserts: &self.upserts[count..], ..*self }
+    }
+
+    /// Whether it does nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.truncated.is_none() && self.deletes.is_empty() && self.upserts.is_empty()
+    }
+
     /// The rows from `start` to before `end`; the truncation belongs to the first.
     #[must_use]
     pub fn of_rows(batch: &'a TableBatch, start: usize, end: usize) -> TablePart<'a> {

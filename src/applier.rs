@@ -28,6 +28,7 @@ use crate::persist::Persist;
 use crate::status::Status;
 use crate::supply::Supply;
 use crate::tables::{Tables, shape_changed};
+use crate::upcoming::upcoming;
 
 /// A position that moved without changes is recorded at most this often.
 const IDLE_EVERY: Duration = Duration::from_millis(250);
@@ -389,10 +390,7 @@ impl Applier {
         let (supply, tables) = (&mut self.channels.supply, &self.tables);
         let looked_ahead = async {
             let next = supply.look_ahead().await?;
-            let parts = next.tables.iter().map(|table| &table.batch);
-            // The target is not ready yet for another shape.
-            let parts: Vec<_> = parts.filter(|part| tables.takes(&part.table)).cloned().collect();
-            ahead.stage(&parts);
+            ahead.stage(upcoming(&mut next.tables, batch, tables));
             std::future::pending().await
         };
         tokio::select! {

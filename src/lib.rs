@@ -18,6 +18,7 @@ pub mod queue;
 pub mod reader;
 pub mod supply;
 pub mod tables;
+pub mod upcoming;
 
 pub mod connect;
 pub mod daemon;

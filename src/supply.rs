@@ -48,13 +48,13 @@ impl Supply {
     ///
     /// # Errors
     /// The batcher has ended.
-    pub async fn look_ahead(&mut self) -> Result<&LogBatch> {
+    pub async fn look_ahead(&mut self) -> Result<&mut LogBatch> {
         if self.next.is_some() {
             return std::future::pending().await;
         }
         self.set_free(false);
         self.get().await?;
-        self.next.as_ref().ok_or_else(gone)
+        self.next.as_mut().ok_or_else(gone)
     }
 
     /// The next batch, if it is there.

@@ -74,6 +74,13 @@ impl Tables {
         known.is_some_and(|table| table.is_running() && table.schema == *shape)
     }
 
+    /// Whether nobody copies rows of the table.
+    #[must_use]
+    pub fn is_at_rest(&self, name: &TableName) -> bool {
+        let is_live = |table: &Table| table.status == TableStatus::Live && table.recopies == 0;
+        self.lock().get(name).is_some_and(is_live)
+    }
+
     /// Whether rows in the target may lend their columns to a partial change.
     #[must_use]
     pub fn is_trusted(&self, name: &TableName) -> bool {

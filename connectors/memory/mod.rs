@@ -8,6 +8,7 @@
 //! durable; a `MemorySource` and a `MemoryTarget` are one process's connections to them.
 
 mod bulk;
+mod early;
 mod rows;
 mod server;
 mod source;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
+use super::early::EarlyRows;
 use super::rows::{StoredRow, Table, TableWrite, write};
 use super::{Answer, Faults, Filter, fault};
 use crate::change::{
@@ -23,7 +24,7 @@ use crate::schema::{Evolution, TableName, TableSchema};
 use crate::version::Version;
 use crate::{
     Claim, Finding, KeyScan, Level, Prepared, Remembered, StageAhead, TableRecord, Target,
-    TargetOptions,
+    TargetOptions, Upcoming,
 };
 
 /// A database that can be written, shared by all connections to it.
@@ -43,6 +44,7 @@ struct Database {
     poison: BTreeSet<(TableName, Key)>,
     /// Loads that were given up, and that the server goes on with.
     given_up: Vec<Load>,
+    early: EarlyRows,
     connections: u64,
 }
 
@@ -122,6 +124,7 @@ impl TargetServer {
     /// or makes one of this version.
     pub fn damage(&self, table: &TableSchema, key: &Key, row: Option<&Row>, version: Version) {
         let mut database = self.lock();
+        database.early = EarlyRows::default();
         let Some(stored) = database.tables.get_mut(&table.name) else { return };
         let old = stored.rows.remove(key);
         if let Some(row) = row {
@@ -151,6 +154,7 @@ impl TargetServer {
         *database = backup.0.clone();
         database.connections = connections;
         database.given_up.clear();
+        database.early = EarlyRows::default();
         database.pipelines.values_mut().for_each(|pipeline| pipeline.writer = None);
     }
 
@@ -223,13 +227,16 @@ impl Drop for MemoryTarget {
     }
 }
 
-/// Brings nothing; it has the engine look ahead.
-struct NothingAhead;
+impl StageAhead for TargetServer {
+    fn stage(&self, upcoming: Vec<Upcoming>) {
+        let mut database = self.lock();
+        let early = EarlyRows::new(upcoming, |table, key| database.row_version(table, key));
+        database.early = early;
+    }
 
-impl StageAhead for NothingAhead {
-    fn stage(&self, _: &[Arc<TableBatch>]) {}
-
-    fn discard(&self) {}
+    fn discard(&self) {
+        self.lock().early = EarlyRows::default();
+    }
 }
 
 #[async_trait]
@@ -265,6 +272,7 @@ impl Target for MemoryTarget {
         let prepared = {
             let mut database = self.server.lock();
             self.fenced(&mut database)?;
+            database.early = EarlyRows::default();
             prepare_in(&mut database, &self.options.pipeline, table)?
         };
         let prepared = answer.give(prepared, "target.prepare.before_commit")?;
@@ -286,11 +294,14 @@ impl Target for MemoryTarget {
     }
 
     async fn apply(&mut self, batch: &Batch) -> Result<Applied> {
+        // Meanwhile rows of the next batch may be compared.
+        let early = std::mem::take(&mut self.server.lock().early);
         let answer = self.faults.commit_point("target.apply.before_commit").await?;
         let applied = {
             let mut database = self.server.lock();
             self.fenced(&mut database)?;
             // A transaction: all of it or nothing.
+            early.expect(batch, |table, key| database.row_version(table, key))?;
             let mut after = database.clone();
             let applied = apply_in(&mut after, &self.options, batch)?;
             if applied == Applied::Done {
@@ -310,12 +321,12 @@ impl Target for MemoryTarget {
         Ok(true)
     }
 
-    /// As a transaction of a real database: the tombstones are those of its beginning, the rows
-    /// that it meets are those of its end.
     fn ahead(&self) -> Option<Arc<dyn StageAhead>> {
-        Some(Arc::new(NothingAhead))
+        Some(self.server.clone())
     }
 
+    /// As a transaction of a real database: the tombstones are those of its beginning, the rows
+    /// that it meets are those of its end.
     async fn load(&mut self, rows: &TableBatch) -> Result<()> {
         let fence = self.joined.ok_or_else(records::not_joined)?;
         self.faults.point("target.load.begin").await?;
@@ -394,6 +405,10 @@ impl Database {
 
     fn fence(&self, pipeline: &str) -> Option<u64> {
         self.pipelines.get(pipeline).map(|pipeline| pipeline.remembered.fence)
+    }
+
+    fn row_version(&self, table: &TableName, key: &Key) -> Option<Version> {
+        self.tables.get(table)?.rows.get(key).map(|row| row.version)
     }
 
     fn table(&self, table: &TableName) -> Result<&Table> {

@@ -3,7 +3,7 @@
 //!
 //! A batch is staged in a temporary table per prepared table (`c0`, `c1` and so on for the row's
 //! columns, then `key`, `version`, `updated_at`, `kind`) and applied by statements that read it.
-//! `kind` is `DELETE`, `COMPLETE`, or from `FIRST_PARTIAL` on a set of absent columns.
+//! `kind` is `DELETE`, `COMPLETE`, `EARLY`, or from `FIRST_PARTIAL` on a set of absent columns.
 //!
 //! Surprise: statements carry their few constants as literals, so that all that a batch does to
 //! all tables is one message to the server.
@@ -29,8 +29,10 @@ pub const DELETED: &str = "_cdc_deleted";
 pub const DELETE: u32 = 0;
 /// The `kind` of a staged row that has all its cells.
 pub const COMPLETE: u32 = 1;
+/// The `kind` of a staged row that is written before the others.
+pub const EARLY: u32 = 2;
 /// The `kind` of the first set of absent columns; others count up.
-pub const FIRST_PARTIAL: u32 = 2;
+pub const FIRST_PARTIAL: u32 = 3;
 
 /// Our own tables.
 pub const CREATE_OWN_TABLES: &str = "\
@@ -188,9 +190,9 @@ impl TableSql<'_> {
         ))
     }
 
-    /// Writes the staged rows that have all their cells.
+    /// Writes the staged rows of this kind, which have all their cells.
     #[must_use]
-    pub fn upsert(&self, check_tombstones: bool) -> String {
+    pub fn upsert(&self, kind: u32, check_tombstones: bool) -> String {
         let all = 0..self.table.columns.len();
         let loose = types::has_loose_key(self.table);
         let key = self.key(|index| self.column(index)).join(", ");
@@ -220,7 +222,7 @@ impl TableSql<'_> {
         format!(
             "INSERT INTO {} AS t ({columns}{deleted}) \
              SELECT {distinct}{staged}s.version, s.updated_at{live} FROM {} AS s \
-             WHERE s.kind = {COMPLETE}{outranked}{order} ON CONFLICT ({key}) DO UPDATE SET {} \
+             WHERE s.kind = {kind}{outranked}{order} ON CONFLICT ({key}) DO UPDATE SET {} \
              WHERE t.{VERSION} < excluded.{VERSION}",
             self.name(),
             self.stage,
@@ -465,7 +467,7 @@ mod tests {
     #[test]
     fn a_newer_row_wins_over_an_older_one() {
         assert_eq!(
-            sql(&table(ColumnType::Int64), false).upsert(false),
+            sql(&table(ColumnType::Int64), false).upsert(COMPLETE, false),
             "INSERT INTO \"shop\".\"it's\" AS t (\"k\", \"a\"\"b\", \"c\", _cdc_version, \
              _cdc_updated_at) SELECT s.c0, s.c1, s.c2, s.version, s.updated_at \
              FROM pg_temp.stage AS s WHERE s.kind = 1 ON CONFLICT (\"k\") DO UPDATE SET \
@@ -479,7 +481,7 @@ mod tests {
     fn a_tombstone_outranks_a_row() {
         let owner = "d.pipeline = 'p' AND d.table_schema = 'shop' AND d.table_name = 'it''s'";
         assert_eq!(
-            sql(&table(ColumnType::Numeric), true).upsert(true),
+            sql(&table(ColumnType::Numeric), true).upsert(COMPLETE, true),
             format!(
                 "INSERT INTO \"shop\".\"it's\" AS t (\"k\", \"a\"\"b\", \"c\", _cdc_version, \
                  _cdc_updated_at, _cdc_deleted) SELECT DISTINCT ON (s.c0) s.c0, s.c1, s.c2, \

@@ -183,6 +183,7 @@ impl Target for PostgresTarget {
 
     async fn prepare(&mut self, table: &Arc<TableSchema>) -> Result<Prepared> {
         self.session.settle().await?;
+        self.ahead.take_back().await;
         self.prepare_table(table).await
     }
 

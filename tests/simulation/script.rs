@@ -129,6 +129,10 @@ impl ProcessScript {
         if point == "target.load.before_commit" && random.permille(300) {
             return Fault::Delay(delay);
         }
+        // And while a batch is applied, the next one is looked at.
+        if point == "target.apply.before_commit" && random.permille(300) {
+            return Fault::Delay(Duration::from_millis(20));
+        }
         Fault::None
     }
 

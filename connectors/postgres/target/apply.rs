@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio_postgres::SimpleQueryRow;
 use tokio_postgres::error::SqlState;
 
+use super::ahead::Brought;
 use super::stage::Staged;
 use super::{Attempt, Failure, PostgresTarget, into_row, last_count, text};
 use crate::change::{Applied, Batch, Key, TableBatch};
@@ -22,10 +23,9 @@ use crate::records::{self, Records};
 use crate::schema::TableName;
 use crate::version::Version;
 
-/// A lock that somebody holds on a table must show as a retry, not as silence.
+/// Begins a transaction that is durable when it is committed.
 pub const BEGIN: &str = "\
-BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
-SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '30s'";
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on";
 
 /// What this session knows of the pipeline's tombstones, so that it need not ask.
 pub struct Tombstones {
@@ -50,6 +50,12 @@ impl PostgresTarget {
         loop {
             match self.attempt(batch).await {
                 Ok(applied) => return Ok(applied),
+                Err(Failure::Server(error)) if waited_in_vain(&error) => {
+                    self.roll_back().await;
+                    if !self.ahead.give_way().await {
+                        return Err(connect::error("apply a batch", &error));
+                    }
+                }
                 Err(failure) => {
                     let tables: Vec<&TableBatch> = batch.tables.iter().map(Arc::as_ref).collect();
                     self.recover(failure, &tables, batch.floor).await?;
@@ -79,9 +85,9 @@ impl PostgresTarget {
         let check = self.check_tombstones(batch);
         self.ahead
             .expect_tombstones(check || batch.tables.iter().any(|part| part.buries(batch.floor)));
-        let staged = self.ahead.take(batch, check, &mut self.session).await;
-        let begin = if staged.is_some() { String::new() } else { format!("{BEGIN}; ") };
-        let mut staged = staged.unwrap_or_default().into_iter();
+        let brought = self.ahead.take(batch, check, &mut self.session).await;
+        let begin = if brought.is_some() { String::new() } else { format!("{BEGIN}; ") };
+        let mut brought = brought.unwrap_or_default().into_iter();
         let mut places = Vec::with_capacity(batch.tables.len());
         for part in &batch.tables {
             let place = self.session.stage(&part.table).await?;
@@ -101,11 +107,16 @@ impl PostgresTarget {
         let mut statements = Vec::new();
         let mut partial = false;
         for (number, (part, &place)) in batch.tables.iter().zip(&places).enumerate() {
-            let part = TablePart::from(&**part);
-            let staged = match staged.next().flatten() {
+            let (part, staged) = match (TablePart::from(&**part), brought.next().flatten()) {
+                (part, Some(Brought::Staged(staged))) => (part, Some(staged)),
+                (part, Some(Brought::Copied(count))) => (part.without_first_upserts(count), None),
+                (part, None) => (part, None),
+            };
+            let staged = match staged {
                 Some(staged) => staged,
+                None if part.is_empty() => continue,
                 None if !check && self.session.copy_new(place, &part).await? => continue,
-                None => self.session.fill(place, &part, check).await?,
+                None => self.session.fill(place, &part, check, 0).await?,
             };
             partial |= !staged.partial.is_empty();
             self.table_statements(&mut statements, &part, place, &staged, batch.floor, check);
@@ -198,26 +209,26 @@ impl PostgresTarget {
         floor: Version,
         check_tombstones: bool,
     ) {
-        let sql = self.session.sql(part.table, &self.session.stages[place].name);
+        let table = self.session.sql(part.table, &self.session.stages[place].name);
         if let Some((truncation, updated_at)) = part.truncated {
             let mut instant = Vec::new();
             types::push_timestamp(&mut instant, updated_at);
-            statements.push(sql.truncate(truncation, &String::from_utf8_lossy(&instant)));
+            statements.push(table.truncate(truncation, &String::from_utf8_lossy(&instant)));
             if truncation >= floor {
-                statements.push(sql.whole_table_tombstone(truncation));
+                statements.push(table.whole_table_tombstone(truncation));
             }
         }
         if !part.deletes.is_empty() {
-            statements.push(sql.delete());
+            statements.push(table.delete());
         }
         if part.deletes.iter().any(|delete| delete.version >= floor) {
-            statements.push(sql.tombstones(floor));
+            statements.push(table.tombstones(floor));
         }
         if staged.complete {
-            statements.push(sql.upsert(check_tombstones));
+            statements.push(table.upsert(sql::COMPLETE, check_tombstones));
         }
         for (kind, absent) in (sql::FIRST_PARTIAL..).zip(&staged.partial) {
-            statements.push(sql.update_present(kind, absent));
+            statements.push(table.update_present(kind, absent));
         }
     }
 
@@ -270,6 +281,12 @@ impl PostgresTarget {
         }
         Ok(())
     }
+}
+
+/// Whether somebody held a lock for too long, or each waited for the other.
+fn waited_in_vain(error: &tokio_postgres::Error) -> bool {
+    let code = error.code();
+    code == Some(&SqlState::LOCK_NOT_AVAILABLE) || code == Some(&SqlState::T_R_DEADLOCK_DETECTED)
 }
 
 /// Whether the server refused a value: data exceptions, constraints, a trigger's own error, and

@@ -36,7 +36,7 @@ impl PostgresTarget {
         let part = TablePart::from(rows);
         let mut statements = Vec::new();
         if check || !self.session.copy_new(place, &part).await? {
-            let staged = self.session.fill(place, &part, check).await?;
+            let staged = self.session.fill(place, &part, check, 0).await?;
             self.table_statements(&mut statements, &part, place, &staged, Version::ZERO, check);
         }
         statements.push("COMMIT".into());

@@ -107,7 +107,7 @@ impl PostgresTarget {
     ) -> Attempt<()> {
         let part = TablePart::of_rows(table, start, end);
         let place = self.session.stage(part.table).await?;
-        let staged = self.session.fill(place, &part, true).await?;
+        let staged = self.session.fill(place, &part, true, 0).await?;
         let mut statements = Vec::new();
         self.table_statements(&mut statements, &part, place, &staged, floor, true);
         // The staging table empties itself only at a commit.

@@ -42,7 +42,8 @@ impl Stage {
     }
 }
 
-/// What was staged: whether there are complete rows, and the absent columns of each other kind.
+/// What was staged and not written yet: whether there are complete rows, and the absent columns of
+/// each other kind.
 #[derive(Default)]
 pub struct Staged {
     pub complete: bool,
@@ -91,12 +92,14 @@ impl Session {
     }
 
     /// Copies deletes and rows into their staging table, in the open transaction. Keys go along
-    /// when something will look for tombstones.
+    /// when something will look for tombstones. So many upserts, from the first, are marked as those
+    /// that are written early.
     pub(super) async fn fill(
         &self,
         place: usize,
         part: &TablePart<'_>,
         check_tombstones: bool,
+        early: usize,
     ) -> Attempt<Staged> {
         let mut staged = Staged::default();
         if part.deletes.is_empty() && part.upserts.is_empty() {
@@ -115,9 +118,9 @@ impl Session {
         }
         for at in by_key(part.table, part.upserts.iter().map(|upsert| &upsert.key)) {
             let upsert = &part.upserts[at];
-            let kind = kinds.of(&upsert.row);
+            let kind = if at < early { sql::EARLY } else { kinds.of(&upsert.row) };
             staged.complete |= kind == sql::COMPLETE;
-            let with_key = check_tombstones || kind != sql::COMPLETE;
+            let with_key = check_tombstones || kind >= sql::FIRST_PARTIAL;
             write_upsert(&mut writer, upsert, kind, with_key).map_err(no_binary)?;
             if let Some(piece) = writer.end_row() {
                 sink.feed(piece).await?;

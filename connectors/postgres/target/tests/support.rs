@@ -1,7 +1,6 @@
 //! A claimed target for each test, with a session to look at what it did.
 
 use std::collections::BTreeMap;
-use std::slice::from_ref;
 use std::sync::Arc;
 
 use futures_util::future::join;
@@ -14,7 +13,7 @@ use crate::postgres::testing::Database;
 use crate::schema::TableSchema;
 pub use crate::testing::*;
 use crate::version::{Position, Version};
-use crate::{Prepared, Target};
+use crate::{Prepared, Target, Upcoming};
 
 /// A database with a claimed target on it, and a session to look at it.
 pub struct Fixture {
@@ -73,14 +72,20 @@ impl Fixture {
         applied
     }
 
-    /// Applies a part, and has another one staged as soon as that waits for something.
+    /// Applies a part, and has another one brought, with so many rows that do not depend on it, as
+    /// soon as that waits for something.
     pub async fn apply_while_staging(
         &mut self,
         part: &Arc<TableBatch>,
         next: Option<&Arc<TableBatch>>,
+        independent: usize,
     ) -> Result<Applied, Error> {
         let ahead = self.target.ahead().unwrap();
-        let stage = async { next.into_iter().for_each(|next| ahead.stage(from_ref(next))) };
+        let stage = async {
+            if let Some(next) = next {
+                ahead.stage(vec![Upcoming { part: next.clone(), independent }]);
+            }
+        };
         join(self.apply_parts(vec![part.clone()]), stage).await.0
     }
 
