@@ -5,6 +5,7 @@
 //! and a target in memory for the engine's tests. This crate knows nothing of the engine or of
 //! the state directory.
 
+mod ahead;
 mod calendar;
 pub mod change;
 pub mod error;

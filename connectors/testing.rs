@@ -1,5 +1,7 @@
 //! Tables, rows and batches for the tests of all SQL targets.
 
+pub mod histories;
+
 use std::sync::Arc;
 
 use crate::change::{Cell, Key, Row, RowDelete, RowUpsert, TableBatch, Timestamp};

@@ -52,6 +52,27 @@ pub struct StoredColumn {
     pub physical: MysqlType,
 }
 
+/// Whether two keys can be equal to the server although their texts differ, as `1.0` and `1.00` are.
+#[must_use]
+pub fn has_loose_key(table: &TableSchema, columns: &[StoredColumn]) -> bool {
+    table.key.iter().any(|&index| match columns[index].form {
+        Form::Bool
+        | Form::Integer
+        | Form::Year
+        | Form::Bits(_)
+        | Form::Text(_)
+        | Form::Bytes(_)
+        | Form::FixedBytes(_)
+        | Form::Date => false,
+        Form::Single
+        | Form::Double
+        | Form::Decimal { .. }
+        | Form::Time(_)
+        | Form::DateTime(_)
+        | Form::Instant(_) => true,
+    })
+}
+
 /// The columns of a source table as this server stores them, in the order of the source.
 #[must_use]
 pub fn stored_columns(table: &TableSchema, server: Engine) -> Vec<StoredColumn> {

@@ -31,11 +31,11 @@ use std::sync::atomic::AtomicBool;
 use async_trait::async_trait;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
-use self::ahead::Ahead;
 pub use self::row_writer::{Form, RowWriter};
-use self::session::Session;
+use self::session::{Door, Session};
 use super::config::Config;
 use super::connect;
+use crate::ahead::Ahead;
 use crate::change::{Applied, Batch, Key, Row, TableBatch};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TableName, TableSchema};
@@ -47,7 +47,7 @@ use crate::{
 /// A target database, and the session that writes it.
 pub struct PostgresTarget {
     session: Session,
-    ahead: Arc<Ahead>,
+    ahead: Arc<Ahead<Session>>,
     /// What our claim raised it to; `None` before a claim.
     fence: Option<u64>,
     /// The fence that a loader joined; `None` in a session that is none.
@@ -67,9 +67,10 @@ pub struct PostgresTarget {
 /// `configuration`, for a URL that cannot be read; the connection.
 pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<PostgresTarget> {
     let config = Config::parse(url)?;
-    let session = Session::open(&config, &options, &Arc::default()).await?;
+    let door = Door { config, options, lessons: Arc::default() };
+    let session = Session::open(&door).await?;
     Ok(PostgresTarget {
-        ahead: Ahead::new(config, &session),
+        ahead: Ahead::new(door),
         session,
         fence: None,
         joined: None,

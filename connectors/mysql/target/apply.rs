@@ -43,24 +43,36 @@ enum Place {
 impl MysqlTarget {
     pub(super) async fn apply_batch(&mut self, batch: &Batch) -> Result<Applied> {
         self.claimed()?;
-        self.retry_lock().await?;
-        match self.attempt(batch).await {
-            Ok(applied) => Ok(applied),
-            Err(error) => {
-                self.roll_back().await;
-                Err(self.explain(batch, error).await)
+        // It may not have been to be had when we claimed.
+        self.try_lock().await?;
+        loop {
+            let error = match self.attempt(batch).await {
+                Ok(applied) => return Ok(applied),
+                Err(error) => error,
+            };
+            self.writer.roll_back().await;
+            let has_let_go = waited_in_vain(&error) && self.ahead.give_way().await;
+            if !has_let_go || !self.writer.session.is_usable() {
+                return Err(self.explain(batch, error).await);
             }
         }
     }
 
     async fn attempt(&mut self, batch: &Batch) -> Result<Applied> {
         let tables = records::after(&self.tables, batch)?;
-        self.begin().await?;
+        let check =
+            self.tombstones.possible || batch.tables.iter().any(|table| table.truncated.is_some());
+        let buries = batch.tables.iter().any(|table| table.buries(batch.floor));
+        self.ahead.expect_tombstones(check || buries);
+        let brought = self.ahead.take(batch, check, &mut self.writer).await;
+        if brought.is_none() {
+            self.writer.begin().await?;
+        }
         let found = self.lock_own_checkpoint().await?;
         match self.place(&batch.checkpoint, &found)? {
             Place::Before => {}
             Place::After => {
-                self.roll_back().await;
+                self.writer.roll_back().await;
                 if let Some(remembered) = self.remembered().await? {
                     self.tables = remembered.tables;
                 }
@@ -68,17 +80,20 @@ impl MysqlTarget {
             }
         }
         let written = tables.as_ref().map(records::write).transpose()?;
-        let advance = sql::advance(&self.options.pipeline, &batch.checkpoint, written.as_deref());
-        self.session.execute("move the checkpoint", &advance).await?;
-        let missing = self.write_tables(batch).await?;
+        let advance =
+            sql::advance(&self.writer.options.pipeline, &batch.checkpoint, written.as_deref());
+        self.writer.session.execute("move the checkpoint", &advance).await?;
+        // Known before the commit: whoever drops this future must not leave us believing less.
+        self.tombstones.possible |= buries;
+        let missing = self.write_tables(batch, check, &brought.unwrap_or_default()).await?;
         if !missing.is_empty() {
-            self.roll_back().await;
+            self.writer.roll_back().await;
             return Ok(Applied::NeedsRows(missing));
         }
         let tombstones = self.collect_tombstones(batch).await?;
         // Whoever drops this future now must not believe that nothing was committed.
         self.unknown_commit = true;
-        self.commit("commit a batch").await?;
+        self.writer.commit("commit a batch").await?;
         self.unknown_commit = false;
         if let Some(tombstones) = tombstones {
             self.tombstones = tombstones;
@@ -91,7 +106,7 @@ impl MysqlTarget {
 
     /// Whether the batch follows what is there.
     fn place(&self, next: &Checkpoint, found: &Row) -> Result<Place> {
-        let pipeline = &self.options.pipeline;
+        let pipeline = &self.writer.options.pipeline;
         let found = read_checkpoint(pipeline, found, 1)?;
         if found.as_ref() == Some(next) {
             return Ok(Place::After);
@@ -107,16 +122,19 @@ impl MysqlTarget {
         Err(Error::stop(Code::Internal, message))
     }
 
-    /// Writes the parts of all tables. Returns the keys of the rows that are needed first.
-    async fn write_tables(&mut self, batch: &Batch) -> Result<Vec<(TableName, Vec<Key>)>> {
-        let truncated = batch.tables.iter().any(|table| table.truncated.is_some());
-        let check_tombstones = self.tombstones.possible || truncated;
-        // Known before the commit: whoever drops this future must not leave us believing less.
-        self.tombstones.possible |= batch.tables.iter().any(|table| table.buries(batch.floor));
+    /// Writes the parts of all tables, without what was brought of them. Returns the keys of the
+    /// rows that are needed first.
+    async fn write_tables(
+        &mut self,
+        batch: &Batch,
+        check_tombstones: bool,
+        brought: &[Option<usize>],
+    ) -> Result<Vec<(TableName, Vec<Key>)>> {
         let mut missing = Vec::new();
-        for table in &batch.tables {
-            let part = TablePart::from(&**table);
-            let keys = self.write_part(&part, batch.floor, check_tombstones).await?;
+        for (place, table) in batch.tables.iter().enumerate() {
+            let written = brought.get(place).copied().flatten().unwrap_or(0);
+            let part = TablePart::from(&**table).without_first_upserts(written);
+            let keys = self.writer.write_part(&part, batch.floor, check_tombstones).await?;
             if !keys.is_empty() {
                 missing.push((table.table.name.clone(), keys));
             }
@@ -130,11 +148,11 @@ impl MysqlTarget {
         if !self.tombstones.possible || batch.floor <= self.tombstones.collected {
             return Ok(None);
         }
-        let pipeline = &self.options.pipeline;
+        let pipeline = &self.writer.options.pipeline;
         let collect = sql::collect_tombstones(pipeline, batch.floor);
-        self.session.execute("collect tombstones", &collect).await?;
+        self.writer.session.execute("collect tombstones", &collect).await?;
         let look = sql::has_tombstones(pipeline);
-        let possible = !self.session.query("look for tombstones", &look).await?.is_empty();
+        let possible = !self.writer.session.query("look for tombstones", &look).await?.is_empty();
         Ok(Some(Tombstones { possible, collected: batch.floor }))
     }
 
@@ -161,4 +179,9 @@ impl MysqlTarget {
         }
         Ok(())
     }
+}
+
+/// Whether somebody held a lock for too long, or each waited for the other.
+fn waited_in_vain(error: &Error) -> bool {
+    ["error 1205", "error 1213"].iter().any(|number| error.message.contains(number))
 }

@@ -28,7 +28,7 @@ const SERVER: &str = "SELECT @@read_only, @@log_bin, @@binlog_format, \
 
 impl MysqlTarget {
     pub(super) async fn findings(&mut self, tables: &[Arc<TableSchema>]) -> Result<Vec<Finding>> {
-        let rows = self.session.query("look at the target server", SERVER).await?;
+        let rows = self.writer.session.query("look at the target server", SERVER).await?;
         let nothing = || Error::stop(Code::Protocol, "the target says nothing of itself");
         let mut findings = vec![self.version_finding()];
         findings.extend(server_findings(rows.first().ok_or_else(nothing)?)?);
@@ -55,7 +55,7 @@ impl MysqlTarget {
     }
 
     fn version_finding(&self) -> Finding {
-        let server = self.session.server();
+        let server = self.writer.session.server();
         let (product, oldest) = match server.is_mariadb() {
             true => ("MariaDB", (10, 5, 0)),
             false => ("MySQL", (8, 0, 19)),
@@ -74,9 +74,9 @@ impl MysqlTarget {
     }
 
     async fn privileges_finding(&mut self, user: &str) -> Result<Finding> {
-        let rows = self.session.query("look at privileges", "SHOW GRANTS").await?;
+        let rows = self.writer.session.query("look at privileges", "SHOW GRANTS").await?;
         let lines = rows.iter().map(|row| text(row, 0)).collect::<Result<Vec<_>>>()?;
-        let database = &self.config.database;
+        let database = &self.door.config.database;
         let grants = Grants::read(lines.iter().map(String::as_str), database);
         let missing = grants.missing(&PRIVILEGES).join(", ");
         let subject = "privileges in the target";
@@ -121,18 +121,18 @@ impl MysqlTarget {
         recorded: &Records,
         has_records: bool,
     ) -> Result<&'static str> {
-        self.naming.refuse_names(table)?;
+        self.writer.naming.refuse_names(table)?;
         let others = before.iter().copied().chain(recorded.keys());
-        self.naming.refuse_twin(&table.name, others)?;
+        self.writer.naming.refuse_twin(&table.name, others)?;
         if has_records {
             self.refuse_owned(&table.name).await?;
         }
-        let name = self.naming.target_name(&table.name);
+        let name = self.writer.naming.target_name(&table.name);
         let Some(shape) = self.shape(&name).await? else {
             return Ok("will be created");
         };
-        let columns = self.stored_columns(table);
-        let lacking = compare(&self.sql(table, &name, &columns), &shape)?;
+        let columns = self.writer.stored_columns(table);
+        let lacking = compare(&self.writer.sql(table, &name, &columns), &shape)?;
         if !recorded.contains_key(&table.name) {
             self.refuse_rows(&table.name).await?;
         }

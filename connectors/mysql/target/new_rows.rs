@@ -11,8 +11,8 @@ use std::pin::pin;
 use futures_util::future::{Either, select};
 use tokio::sync::mpsc;
 
-use super::MysqlTarget;
 use super::write::Written;
+use super::writer::Writer;
 use crate::change::RowUpsert;
 use crate::error::{Kind, Result};
 use crate::key_order::by_key;
@@ -25,7 +25,7 @@ const PIECE_BYTES: usize = 128 * 1024;
 /// How many pieces may wait for the server.
 const PIECES_MAX: usize = 4;
 
-impl MysqlTarget {
+impl Writer {
     /// Loads the rows of a part into their table if all of them are new; says whether they were.
     /// Only for rows that no tombstone can outrank.
     pub(super) async fn load_new(
@@ -33,8 +33,7 @@ impl MysqlTarget {
         table: &TableSql<'_>,
         part: &TablePart<'_>,
     ) -> Result<bool> {
-        let worth = self.new_rows.entry(part.table.name.clone()).or_default();
-        if !worth.is_worth_a_try(part) {
+        if !self.lessons.is_worth_a_try(part) {
             return Ok(false);
         }
         let doing = format!("load rows into target table {}", table.name);
@@ -48,7 +47,7 @@ impl MysqlTarget {
         if !were_new {
             self.session.execute(&doing, "ROLLBACK TO SAVEPOINT new_rows").await?;
         }
-        self.new_rows.entry(part.table.name.clone()).or_default().learn(were_new);
+        self.lessons.learn(&part.table.name, were_new);
         Ok(were_new)
     }
 

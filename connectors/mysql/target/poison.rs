@@ -15,9 +15,9 @@ use crate::version::Version;
 impl MysqlTarget {
     /// Names the first row that the server refuses. `Err` says what else came of the search.
     pub(super) async fn find_poison(&mut self, batch: &Batch, refusal: &Error) -> Result<Error> {
-        self.begin().await?;
+        self.writer.begin().await?;
         let found = self.search(batch).await;
-        self.roll_back().await;
+        self.writer.roll_back().await;
         match found? {
             Some(error) => Ok(error),
             // Something outside the batch was in its way, and is not any more.
@@ -63,11 +63,11 @@ impl MysqlTarget {
     ) -> Result<Option<Error>> {
         const DOING: &str = "look for the row that the target refused";
         let part = TablePart::of_rows(table, start, end);
-        self.session.execute(DOING, "SAVEPOINT probe").await?;
-        match self.write_part(&part, floor, true).await {
+        self.writer.session.execute(DOING, "SAVEPOINT probe").await?;
+        match self.writer.write_part(&part, floor, true).await {
             Ok(_) => Ok(None),
             Err(error) if error.code == Code::PoisonRow && error.kind == Kind::Stop => {
-                self.session.execute(DOING, "ROLLBACK TO SAVEPOINT probe").await?;
+                self.writer.session.execute(DOING, "ROLLBACK TO SAVEPOINT probe").await?;
                 Ok(Some(error))
             }
             Err(error) => Err(error),

@@ -19,18 +19,18 @@ use crate::{Prepared, TableRecord};
 impl MysqlTarget {
     pub(super) async fn prepare_table(&mut self, table: &Arc<TableSchema>) -> Result<Prepared> {
         self.look_at_fence().await?;
-        self.naming.refuse_names(table)?;
-        self.naming.refuse_twin(&table.name, self.tables.keys())?;
+        self.writer.naming.refuse_names(table)?;
+        self.writer.naming.refuse_twin(&table.name, self.tables.keys())?;
         self.refuse_owned(&table.name).await?;
-        let name = self.naming.target_name(&table.name);
-        let columns = self.stored_columns(table);
+        let name = self.writer.naming.target_name(&table.name);
+        let columns = self.writer.stored_columns(table);
         let Some(shape) = self.shape(&name).await? else {
-            let create = self.sql(table, &name, &columns).create_table();
+            let create = self.writer.sql(table, &name, &columns).create_table();
             self.change_table(&table.name, &create).await?;
             self.record(table, Some(TableStatus::Copying)).await?;
             return Ok(Prepared::Created);
         };
-        let statements = self.sql(table, &name, &columns);
+        let statements = self.writer.sql(table, &name, &columns);
         let lacking = compare(&statements, &shape)?;
         let Lacking { columns: places, deleted } = &lacking;
         let alter =
@@ -82,7 +82,7 @@ impl MysqlTarget {
     /// Runs DDL. What the server does not take of a table is that table's trouble.
     async fn change_table(&mut self, table: &TableName, ddl: &str) -> Result<()> {
         let doing = format!("prepare the target table of {table}");
-        let changed = self.session.execute(&doing, ddl).await;
+        let changed = self.writer.session.execute(&doing, ddl).await;
         changed.map(drop).map_err(|error| match error.code {
             Code::Protocol | Code::PoisonRow => {
                 let message = format!(
@@ -113,11 +113,11 @@ impl MysqlTarget {
     }
 
     pub(super) async fn refuse_rows(&mut self, table: &TableName) -> Result<()> {
-        let name = self.naming.target_name(table);
+        let name = self.writer.naming.target_name(table);
         let quoted = quote::identifier(&name);
         let doing = format!("look for rows in target table {name}");
         let look = format!("SELECT 1 FROM {quoted} LIMIT 1");
-        if self.session.query(&doing, &look).await?.is_empty() {
+        if self.writer.session.query(&doing, &look).await?.is_empty() {
             return Ok(());
         }
         let message = format!(
@@ -129,10 +129,11 @@ impl MysqlTarget {
 
     /// Another pipeline's rows and ours would outrank each other by versions of two logs.
     pub(super) async fn refuse_owned(&mut self, table: &TableName) -> Result<()> {
-        let name = self.naming.target_name(table);
+        let name = self.writer.naming.target_name(table);
         for (pipeline, records) in self.others().await? {
-            let same =
-                |other: &TableName| self.naming.is_same(&self.naming.target_name(other), &name);
+            let same = |other: &TableName| {
+                self.writer.naming.is_same(&self.writer.naming.target_name(other), &name)
+            };
             if records.keys().any(same) {
                 let message = format!(
                     "target table {name} belongs to pipeline {pipeline}; leave {table} out of \

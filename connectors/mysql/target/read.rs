@@ -24,12 +24,12 @@ impl MysqlTarget {
         table: &Arc<TableSchema>,
         keys: &[Key],
     ) -> Result<Vec<(Key, Version, Row)>> {
-        let name = self.naming.target_name(&table.name);
+        let name = self.writer.naming.target_name(&table.name);
         let doing = format!("read rows of target table {name}");
-        let columns = self.stored_columns(table);
-        let statements = self.sql(table, &name, &columns);
+        let columns = self.writer.stored_columns(table);
+        let statements = self.writer.sql(table, &name, &columns);
         let mut found = Vec::with_capacity(keys.len());
-        for keys in self.pieces(keys, |key| key) {
+        for keys in self.writer.pieces(keys, |key| key) {
             // A key that the target cannot have is not there.
             let literals: Vec<Vec<String>> =
                 keys.iter().filter_map(|key| key_literals(table, &columns, key).ok()).collect();
@@ -39,7 +39,7 @@ impl MysqlTarget {
             let asked: HashMap<Key, &Key> =
                 keys.iter().map(|key| (stored_key(table, &columns, key), key)).collect();
             let query = statements.read_rows(&literals);
-            let rows = self.session.query(&doing, &query).await;
+            let rows = self.writer.session.query(&doing, &query).await;
             for row in rows.map_err(|error| read_error(table, error))? {
                 let version = read_version(&statements, &row, 0)?;
                 let row = read_row(&statements, &row)?;
@@ -54,20 +54,20 @@ impl MysqlTarget {
     }
 
     pub(super) async fn keys_of_scan(&mut self, scan: &KeyScan<'_>) -> Result<Vec<Key>> {
-        let name = self.naming.target_name(&scan.table.name);
+        let name = self.writer.naming.target_name(&scan.table.name);
         let doing = format!("read keys of target table {name}");
-        let columns = self.stored_columns(scan.table);
+        let columns = self.writer.stored_columns(scan.table);
         let after = scan.after.map(|key| key_literals(scan.table, &columns, key)).transpose();
         let after = after.map_err(|reason| {
             let message = format!("{doing}: the key to begin after is none: {reason}");
             Error::table(&scan.table.name, Code::Internal, message)
         })?;
-        let statements = self.sql(scan.table, &name, &columns);
+        let statements = self.writer.sql(scan.table, &name, &columns);
         let query = statements.read_keys(after.as_deref(), scan.below, scan.filter, scan.limit);
         if scan.filter.is_some() {
             self.prepare_only(scan, &doing, &query).await?;
         }
-        let rows = self.session.query(&doing, &query).await;
+        let rows = self.writer.session.query(&doing, &query).await;
         let rows = rows.map_err(|error| match scan.filter {
             Some(_) => filter_error(scan, error),
             None => read_error(scan.table, error),
@@ -77,10 +77,11 @@ impl MysqlTarget {
 
     async fn prepare_only(&mut self, scan: &KeyScan<'_>, doing: &str, query: &str) -> Result<()> {
         let text = format!("SET @_cdc_scan = {}", quote::literal(query));
-        self.session.execute(doing, &text).await?;
-        let prepared = self.session.execute(doing, "PREPARE _cdc_scan FROM @_cdc_scan").await;
+        self.writer.session.execute(doing, &text).await?;
+        let prepared =
+            self.writer.session.execute(doing, "PREPARE _cdc_scan FROM @_cdc_scan").await;
         prepared.map_err(|error| filter_error(scan, error))?;
-        self.session.execute(doing, "DEALLOCATE PREPARE _cdc_scan").await?;
+        self.writer.session.execute(doing, "DEALLOCATE PREPARE _cdc_scan").await?;
         Ok(())
     }
 }

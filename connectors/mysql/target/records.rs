@@ -17,13 +17,13 @@ impl MysqlTarget {
         if !self.has_own_tables().await? {
             return Ok(None);
         }
-        let query = sql::recorded(&self.options.pipeline, false);
-        let rows = self.session.query("read the checkpoint", &query).await?;
-        rows.first().map(|row| read_remembered(&self.options.pipeline, row)).transpose()
+        let query = sql::recorded(&self.writer.options.pipeline, false);
+        let rows = self.writer.session.query("read the checkpoint", &query).await?;
+        rows.first().map(|row| read_remembered(&self.writer.options.pipeline, row)).transpose()
     }
 
     pub(super) async fn has_own_tables(&mut self) -> Result<bool> {
-        let rows = self.session.query("look for the checkpoint", sql::OWN_TABLES).await?;
+        let rows = self.writer.session.query("look for the checkpoint", sql::OWN_TABLES).await?;
         rows.first().map_or(Ok(false), |row| Ok(number(row, 0)? == 2))
     }
 
@@ -32,9 +32,9 @@ impl MysqlTarget {
         let query = format!(
             "SELECT `pipeline`, `tables` FROM `{}` WHERE `pipeline` <> {}",
             sql::CHECKPOINT,
-            sql::text(&self.options.pipeline)
+            sql::text(&self.writer.options.pipeline)
         );
-        let rows = self.session.query("read tables of other pipelines", &query).await?;
+        let rows = self.writer.session.query("read tables of other pipelines", &query).await?;
         let read = |row: &Row| {
             let pipeline = text(row, 0)?;
             let records = parse_tables(&pipeline, &text(row, 1)?)?;

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use sha2::{Digest, Sha256};
 
-use super::MysqlTarget;
 use super::records::bytes;
 use super::write::{ROWS_MAX, STATEMENT_BYTES, Written};
+use super::writer::Writer;
 use crate::change::{Cell, Key, RowDelete, RowUpsert};
 use crate::error::{Code, Error, Result};
 use crate::key_order::by_key;
@@ -31,7 +31,7 @@ struct Existing {
     deleted: bool,
 }
 
-impl MysqlTarget {
+impl Writer {
     /// Does everything to a table that its part says. Returns the keys of the rows with absent
     /// cells for which there is no row to keep them from, and nothing newer either.
     pub(super) async fn write_part(

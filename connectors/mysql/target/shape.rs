@@ -55,11 +55,11 @@ impl MysqlTarget {
     pub(super) async fn shape(&mut self, name: &str) -> Result<Option<Shape>> {
         let doing = format!("look at target table {name}");
         let literal = sql::text(name);
-        let found = self.session.query(&doing, &TABLES.replace("$1", &literal)).await?;
+        let found = self.writer.session.query(&doing, &TABLES.replace("$1", &literal)).await?;
         let mut kind = None;
         for row in &found {
             // Where tables differ by case alone the server may show both.
-            if self.naming.is_same(&text(row, 0)?, name) {
+            if self.writer.naming.is_same(&text(row, 0)?, name) {
                 let engine = optional(row, 2)?.map(String::from_utf8_lossy);
                 kind = Some((text(row, 1)?, engine.unwrap_or_default().into_owned()));
             }
@@ -79,19 +79,19 @@ impl MysqlTarget {
             let what = format!("its engine is {engine}, which has no transactions");
             shape.obstacles.push((what, format!("ALTER TABLE {quoted} ENGINE=InnoDB")));
         }
-        for row in self.session.query(&doing, &COLUMNS.replace("$1", &literal)).await? {
-            if self.naming.is_same(&text(&row, 0)?, name) {
+        for row in self.writer.session.query(&doing, &COLUMNS.replace("$1", &literal)).await? {
+            if self.writer.naming.is_same(&text(&row, 0)?, name) {
                 shape.columns.push(read_column(&row)?);
             }
         }
-        for row in self.session.query(&doing, &INDEXES.replace("$1", &literal)).await? {
-            if self.naming.is_same(&text(&row, 0)?, name) {
+        for row in self.writer.session.query(&doing, &INDEXES.replace("$1", &literal)).await? {
+            if self.writer.naming.is_same(&text(&row, 0)?, name) {
                 shape.add_index_part(&quoted, &text(&row, 1)?, optional(&row, 2)?);
             }
         }
         for (query, what, remedy) in OBSTACLES {
-            for row in self.session.query(&doing, &query.replace("$1", &literal)).await? {
-                if !self.naming.is_same(&text(&row, 0)?, name) {
+            for row in self.writer.session.query(&doing, &query.replace("$1", &literal)).await? {
+                if !self.writer.naming.is_same(&text(&row, 0)?, name) {
                     continue;
                 }
                 let (table, object) = (text(&row, 1)?, text(&row, 2)?);
@@ -111,7 +111,7 @@ impl MysqlTarget {
     /// Fails unless the table is there and takes rows of this shape.
     pub(super) async fn expect_shape(&mut self, table: &TableSchema) -> Result<()> {
         let name = &table.name;
-        let target_name = self.naming.target_name(name);
+        let target_name = self.writer.naming.target_name(name);
         let Some(shape) = self.shape(&target_name).await? else {
             let message = format!(
                 "target table {target_name} is gone; restart driftless, which creates and copies \
@@ -119,8 +119,8 @@ impl MysqlTarget {
             );
             return Err(Error::table(name, Code::TargetShape, message));
         };
-        let columns = self.stored_columns(table);
-        let lacking = compare(&self.sql(table, &target_name, &columns), &shape)?;
+        let columns = self.writer.stored_columns(table);
+        let lacking = compare(&self.writer.sql(table, &target_name, &columns), &shape)?;
         let gone = |column: &str| {
             let message = format!(
                 "target table {target_name}: column {column} is gone; restart driftless, which \

@@ -7,9 +7,9 @@
 use mysql_async::Value;
 use tokio::task::yield_now;
 
-use super::MysqlTarget;
 use super::records::bytes;
 use super::rows::poison;
+use super::writer::Writer;
 use crate::change::{Cell, Key, Row, RowUpsert, Timestamp};
 use crate::error::{Code, Error, Result};
 use crate::mysql::parameters::{self, Command};
@@ -95,7 +95,7 @@ struct Writing<'a, I> {
     held: Option<Vec<Value>>,
 }
 
-impl MysqlTarget {
+impl Writer {
     /// Writes rows with the columns at these places, as many at a time as is good.
     pub(super) async fn write_rows<'a>(
         &mut self,

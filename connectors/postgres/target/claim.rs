@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio_postgres::SimpleQueryRow;
 
-use super::session::HeldLock;
 use super::{Attempt, PostgresTarget, text};
+use crate::ahead::HeldLock;
 use crate::change::Checkpoint;
 use crate::error::{Code, Error, Result};
 use crate::postgres::{connect, quote, sql, types};

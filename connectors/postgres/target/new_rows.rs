@@ -4,9 +4,8 @@
 //! Surprise: it is tried under a savepoint, and the unique key says no at the first row that is
 //! there. `crate::new_rows` decides when to try.
 
-use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::SinkExt;
 use futures_util::future::join;
@@ -18,23 +17,11 @@ use super::row_writer::{NoBinary, RowWriter};
 use super::session::Session;
 use super::{Attempt, Failure};
 use crate::key_order::by_key;
-use crate::new_rows::NewRows;
 use crate::part::TablePart;
-use crate::schema::{TableName, TableSchema};
+use crate::schema::TableSchema;
 
 /// The columns that follow the row's own: its version and its commit time.
 const OWN_COLUMNS: usize = 2;
-
-/// What earlier batches have taught about the tables' rows, whichever session applied them.
-#[derive(Default)]
-pub struct Lessons(Mutex<HashMap<TableName, NewRows>>);
-
-impl Lessons {
-    fn of<T>(&self, table: &TableName, use_it: impl FnOnce(&mut NewRows) -> T) -> T {
-        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        use_it(tables.entry(table.clone()).or_default())
-    }
-}
 
 /// How a session copies new rows into a table.
 pub struct CopyNew {
@@ -69,13 +56,13 @@ impl Session {
             }
             Err(failure) => return Err(failure),
         };
-        self.lessons.of(&part.table.name, |of_table| of_table.learn(were_new));
+        self.lessons.learn(&part.table.name, were_new);
         Ok(were_new)
     }
 
     /// Whether it is worth a try to copy this part.
     pub(super) fn may_be_new(&self, part: &TablePart<'_>) -> bool {
-        self.lessons.of(&part.table.name, |of_table| of_table.is_worth_a_try(part))
+        self.lessons.is_worth_a_try(part)
     }
 
     async fn prepare_new(&mut self, place: usize, table: &TableSchema) -> Attempt<Arc<Copying>> {

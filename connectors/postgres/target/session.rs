@@ -2,15 +2,15 @@
 //! open transaction, the advisory lock. A writer has two of them (`ahead.rs`), a loader one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_postgres::{Client, SimpleQueryRow};
 
 use super::into_row;
-use super::new_rows::Lessons;
 use super::stage::Stage;
 use crate::TargetOptions;
+use crate::ahead::HeldLock;
 use crate::error::Result;
+use crate::new_rows::Lessons;
 use crate::postgres::config::Config;
 use crate::postgres::connect;
 use crate::postgres::sql::TableSql;
@@ -37,21 +37,15 @@ pub struct Session {
     pub lock: Option<HeldLock>,
 }
 
-/// A lock that ends with its session; the flag tells the other sessions.
-pub struct HeldLock(Arc<AtomicBool>);
-
-impl HeldLock {
-    /// Sets the flag for as long as this lives.
-    pub fn new(flag: &Arc<AtomicBool>) -> HeldLock {
-        flag.store(true, Ordering::Relaxed);
-        HeldLock(flag.clone())
-    }
-}
-
-impl Drop for HeldLock {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
+/// What it takes to open one.
+#[derive(Clone)]
+pub struct Door {
+    /// Where the target is.
+    pub config: Config,
+    /// Whose session it will be.
+    pub options: TargetOptions,
+    /// Shared by all sessions of a writer.
+    pub lessons: Arc<Lessons>,
 }
 
 impl Session {
@@ -59,11 +53,7 @@ impl Session {
     ///
     /// # Errors
     /// The connection.
-    pub async fn open(
-        config: &Config,
-        options: &TargetOptions,
-        lessons: &Arc<Lessons>,
-    ) -> Result<Session> {
+    pub async fn open(Door { config, options, lessons }: &Door) -> Result<Session> {
         let client = connect::connect(config, &format!("driftless {}", options.pipeline)).await?;
         let set = client.batch_execute(SETTINGS).await;
         set.map_err(|error| connect::error("set up a session with the target", &error))?;

@@ -11,7 +11,7 @@ const TEXT: &str = "\t\\\n\0\\N\r\u{1a}'\"N";
 
 /// How many files the target's session has had read since it was last asked.
 async fn files_read(fixture: &mut Fixture) -> u64 {
-    let session = &mut fixture.target.session;
+    let session = &mut fixture.target.writer.session;
     let count = session.query("count", "SHOW SESSION STATUS LIKE 'Com_load'").await.unwrap();
     session.execute("reset", "FLUSH STATUS").await.unwrap();
     String::from_utf8_lossy(super::super::records::bytes(&count[0], 1).unwrap()).parse().unwrap()

@@ -1,119 +1,37 @@
-//! Random batches against a map from key to the greatest version: split anywhere, repeated, in
-//! any order.
-
-use std::collections::BTreeMap;
+//! Random batches against a map from key to the greatest version; many are brought ahead of their turn,
+//! whether or not they are applied then.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::support::*;
-use crate::change::{Applied, TableBatch};
+use crate::change::Applied;
+use crate::testing::histories::{Act, History, any_act, any_history, any_upsert, bring_forward};
+use crate::version::Version;
 
-/// A change at a version of its own: a row with its text, a delete, or a truncation.
-#[derive(Clone, Debug)]
-enum Act {
-    Upsert(u8, u8),
-    Delete(u8),
-    Truncate,
-}
-
-fn any_act() -> impl Strategy<Value = Act> {
-    prop_oneof![
-        6 => (0..5u8, any::<u8>()).prop_map(|(key, value)| Act::Upsert(key, value)),
-        3 => (0..5u8).prop_map(Act::Delete),
-        1 => Just(Act::Truncate),
-    ]
-}
-
-/// The order of delivery, as places in the list of acts; a negative weight ends a batch.
-fn any_history() -> impl Strategy<Value = (Vec<Act>, Vec<(prop::sample::Index, bool)>)> {
-    let acts = proptest::collection::vec(any_act(), 1..14);
-    let extra = proptest::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 0..14);
-    (acts, extra)
-}
-
-/// What the table must hold in the end: the greatest version of each key, truncations included.
-fn oracle(acts: &[Act]) -> Vec<String> {
-    let mut rows: BTreeMap<u8, String> = BTreeMap::new();
-    for (place, act) in acts.iter().enumerate() {
-        match act {
-            Act::Upsert(key, value) => {
-                rows.insert(*key, format!("{key}|v{value}|{}", place + 1));
-            }
-            Act::Delete(key) => {
-                rows.remove(key);
-            }
-            Act::Truncate => rows.clear(),
-        }
-    }
-    rows.into_values().collect()
-}
-
-/// The acts at these places as one batch: one change a key, the greater version.
-fn batch_of(acts: &[Act], places: &[usize]) -> TableBatch {
-    let mut batch = part(&usual());
-    let mut last: BTreeMap<u8, usize> = BTreeMap::new();
-    let mut truncated = None;
-    for &place in places {
-        match acts[place] {
-            Act::Upsert(key, _) | Act::Delete(key) => {
-                let newest = last.entry(key).or_default();
-                *newest = place.max(*newest);
-            }
-            Act::Truncate => truncated = truncated.max(Some(place)),
-        }
-    }
-    if let Some(place) = truncated {
-        batch = batch.truncate(place as u64 + 1);
-    }
-    for (key, place) in last {
-        let (log, key) = (place as u64 + 1, key.to_string());
-        batch = match acts[place] {
-            Act::Upsert(_, value) => {
-                batch.upsert(log, &[&key, &format!("v{value}"), &log.to_string()])
-            }
-            _ => batch.delete(log, &[&key]),
-        };
-    }
-    batch
-}
-
-async fn run(
-    fixture: &mut Fixture,
-    soft: bool,
-    history: &(Vec<Act>, Vec<(prop::sample::Index, bool)>),
-) {
-    let (acts, extra) = history;
-    // Every act once, at a random place among repetitions.
-    let mut order: Vec<(usize, bool)> =
-        (0..acts.len()).map(|place| (place, place % 3 == 0)).collect();
-    for (index, ends) in extra {
-        let at = index.index(order.len());
-        order.swap(at, 0);
-        order.push((index.index(acts.len()), *ends));
-    }
+async fn run(fixture: &mut Fixture, soft: bool, history: &History) {
     fixture.execute("TRUNCATE t;\n DELETE FROM _cdc_tombstone").await;
-    let mut places = Vec::new();
-    for (place, ends) in order {
-        places.push(place);
-        if ends {
-            fixture.done(vec![batch_of(acts, &places)]).await;
-            places.clear();
-        }
+    let mut batches = history.batches();
+    for place in 0..batches.len() {
+        let (done, rest) = batches.split_at_mut(place + 1);
+        let (batch, mut next) = (&done[place], rest.first_mut().filter(|_| place % 4 != 3));
+        let independent = next.as_deref_mut().map_or(0, |next| bring_forward(next, batch));
+        let applied = fixture.apply_while_bringing(batch, next.as_deref(), independent).await;
+        assert_eq!(applied, Ok(Applied::Done));
     }
-    fixture.done(vec![batch_of(acts, &places)]).await;
     let live = if soft { " WHERE NOT _cdc_deleted" } else { "" };
     let rows = fixture.look(&format!("SELECT k, a, b FROM t{live} ORDER BY k")).await;
-    assert_eq!(rows, oracle(acts));
+    assert_eq!(rows, history.rows());
 }
 
-fn check_any_order(soft: bool) {
+fn check_any_order(soft: bool, floor: Version, act: impl Strategy<Value = Act>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let fixture = runtime.block_on(Fixture::with(&usual(), soft));
+    let mut fixture = runtime.block_on(Fixture::with(&usual(), soft));
+    fixture.floor = floor;
     let fixture = std::cell::RefCell::new(fixture);
     let config = Config { cases: 120, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
-        .run(&any_history(), |history| {
+        .run(&any_history(act), |history| {
             runtime.block_on(run(&mut fixture.borrow_mut(), soft, &history));
             Ok(())
         })
@@ -122,12 +40,18 @@ fn check_any_order(soft: bool) {
 
 #[test]
 fn any_order_any_split_and_any_repetition_give_the_greatest_version() {
-    check_any_order(false);
+    check_any_order(false, Version::ZERO, any_act());
 }
 
 #[test]
 fn the_same_holds_when_deleted_rows_stay() {
-    check_any_order(true);
+    check_any_order(true, Version::ZERO, any_act());
+}
+
+/// Without a tombstone, most rows are written before their turn.
+#[test]
+fn the_same_holds_for_rows_that_are_written_early() {
+    check_any_order(false, version(1), any_upsert());
 }
 
 #[tokio::test]

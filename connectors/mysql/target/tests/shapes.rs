@@ -16,7 +16,7 @@ const COLUMNS: &str = "SELECT COLUMN_NAME, COLUMN_TYPE, CONCAT(IS_NULLABLE, \
 
 /// What the server calls the collation of texts.
 fn bytewise(fixture: &Fixture) -> &'static str {
-    crate::mysql::target_types::collation(fixture.target.engine())
+    crate::mysql::target_types::collation(fixture.target.writer.engine())
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::join;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row as SqlRow, Value};
 
@@ -13,7 +14,7 @@ use crate::mysql::testing::{Database, run};
 use crate::schema::TableSchema;
 pub use crate::testing::*;
 use crate::version::{Position, Version};
-use crate::{Prepared, Target};
+use crate::{Prepared, Target, Upcoming};
 
 /// A database with a claimed target on it, and a session to look at it.
 pub struct Fixture {
@@ -31,7 +32,7 @@ impl Fixture {
 
     /// Writes as to a server that does not run a prepared statement for many rows.
     pub fn with_literals(mut self) -> Fixture {
-        self.target.runs_many = false;
+        self.target.writer.runs_many = false;
         self
     }
 
@@ -51,6 +52,11 @@ impl Fixture {
 
     /// The batch that follows, with these parts.
     pub fn batch(&self, tables: Vec<TableBatch>) -> Batch {
+        self.batch_of(tables.into_iter().map(Arc::new).collect())
+    }
+
+    /// The batch that follows, with these very parts.
+    pub fn batch_of(&self, tables: Vec<Arc<TableBatch>>) -> Batch {
         Batch {
             checkpoint: Checkpoint {
                 position: Position(format!("at {}", self.sequence + 1)),
@@ -58,18 +64,39 @@ impl Fixture {
                 sequence: self.sequence + 1,
             },
             floor: self.floor,
-            tables: tables.into_iter().map(Arc::new).collect(),
+            tables,
             status: BTreeMap::new(),
         }
     }
 
     pub async fn apply(&mut self, tables: Vec<TableBatch>) -> Result<Applied, Error> {
-        let batch = self.batch(tables);
+        self.apply_parts(tables.into_iter().map(Arc::new).collect()).await
+    }
+
+    pub async fn apply_parts(&mut self, tables: Vec<Arc<TableBatch>>) -> Result<Applied, Error> {
+        let batch = self.batch_of(tables);
         let applied = self.target.apply(&batch).await;
         if applied == Ok(Applied::Done) {
             self.sequence += 1;
         }
         applied
+    }
+
+    /// Applies a part, and has another one brought, with so many rows that do not depend on it, as
+    /// soon as that waits for something.
+    pub async fn apply_while_bringing(
+        &mut self,
+        part: &Arc<TableBatch>,
+        next: Option<&Arc<TableBatch>>,
+        independent: usize,
+    ) -> Result<Applied, Error> {
+        let ahead = self.target.ahead().unwrap();
+        let bring = async {
+            if let Some(next) = next {
+                ahead.stage(vec![Upcoming { part: next.clone(), independent }]);
+            }
+        };
+        join(self.apply_parts(vec![part.clone()]), bring).await.0
     }
 
     pub async fn done(&mut self, tables: Vec<TableBatch>) {

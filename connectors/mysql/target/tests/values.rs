@@ -376,7 +376,7 @@ async fn keys_that_are_too_long_are_refused_and_named() {
 #[tokio::test]
 async fn many_long_keys_take_more_than_one_statement() {
     let mut f = Fixture::new(true).await;
-    f.target.packet_max = 100_000;
+    f.target.writer.packet_max = 100_000;
     let table = postgres(ColumnType::Text, "text", &[]).table("t", 1);
     f.target.prepare(&table).await.unwrap();
     let keys: Vec<String> =
@@ -418,7 +418,7 @@ async fn two_texts_of_one_float_are_one_row() {
 #[tokio::test]
 async fn a_row_larger_than_a_packet_is_refused_and_the_session_lives() {
     let mut f = Fixture::with(&usual(), false).await;
-    f.target.packet_max = 1 << 20;
+    f.target.writer.packet_max = 1 << 20;
     let (fits, long) = ("x".repeat(900_000), "y".repeat(1 << 20));
     let rows =
         part(&usual()).upsert(1, &["1", &fits, "~"]).upsert(1, &["2", &fits, &"\\".repeat(9)]);
