@@ -19,6 +19,9 @@ use crate::merge::{MergedTable, Merger};
 use crate::queue::{Queued, Receiver};
 use crate::supply::Demand;
 
+/// How many transactions are merged before anything else is looked at.
+const AT_A_TIME: usize = 64;
+
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -112,7 +115,7 @@ impl Batcher {
             tokio::select! {
                 biased;
                 queued = self.queue.recv(), if hungry => match queued {
-                    Some(queued) => self.add(queued)?,
+                    Some(queued) => self.add_all(queued)?,
                     None => return Ok(()),
                 },
                 request = self.requests.recv(), if wanted => match request {
@@ -134,6 +137,20 @@ impl Batcher {
     /// yet waits for its other parts, unless there is no room for them.
     fn may_go(&self) -> bool {
         self.full() || (!self.inside && self.building.says_something(&self.merger))
+    }
+
+    /// Also what is queued behind it: to look at everything else in between costs more than a small
+    /// transaction does.
+    fn add_all(&mut self, first: Queued) -> Result<()> {
+        self.add(first)?;
+        for _ in 1..AT_A_TIME {
+            if self.full() {
+                break;
+            }
+            let Ok(next) = self.queue.try_recv() else { break };
+            self.add(next)?;
+        }
+        Ok(())
     }
 
     fn add(&mut self, Queued { transaction, memory }: Queued) -> Result<()> {

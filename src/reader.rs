@@ -61,7 +61,8 @@ impl Reader {
                     }
                 }
                 next = stream.next(), if waiting.is_none() => {
-                    waiting = unless_repeated(next?, *resumed_from);
+                    // Mostly there is room, and nothing to be waited for.
+                    waiting = unless_repeated(next?, *resumed_from).and_then(|next| queue.offer(next));
                 }
             }
         }

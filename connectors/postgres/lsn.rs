@@ -79,14 +79,12 @@ impl Bookmark {
     /// The opaque form.
     #[must_use]
     pub fn position(&self) -> Position {
-        let LogIdentity { system, timeline } = &self.identity;
-        // As serde writes it; the system identifier is digits only.
-        Position(
-            format!(
-                r#"{{"system":"{system}","timeline":{timeline},"publication":{},"#,
-                self.publication
-            ) + &format!(r#""lsn":"{}","log":"{}"}}"#, self.lsn, self.log),
-        )
+        let Bookmark { identity: LogIdentity { system, timeline }, publication, lsn, log } = self;
+        // As serde writes it, but in one go, because every transaction has one; the system identifier
+        // is digits only.
+        Position(format!(
+            r#"{{"system":"{system}","timeline":{timeline},"publication":{publication},"lsn":"{lsn}","log":"{log}"}}"#
+        ))
     }
 
     /// Reads the opaque form.
