@@ -9,16 +9,24 @@
 //! one that was brought. A part that was changed since is another one. And whoever changes the
 //! tables in another way first takes back what was written, because its locks are held by us.
 
+use std::future::pending;
 use std::mem;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tracing::info;
 
 use crate::change::{Batch, TableBatch};
 use crate::error::{Code, Error, Result};
 use crate::{StageAhead, Upcoming};
+
+/// A batch that takes longer may be waiting for the one that was brought.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 
 /// A session that can bring a batch before its turn.
 pub trait Bring: Send + Sized + 'static {
@@ -47,6 +55,9 @@ pub trait Bring: Send + Sized + 'static {
 
     /// Whether the batch can be applied in the transaction in which it was brought.
     fn is_ready_for(&self, batch: &Batch) -> bool;
+
+    /// Whether it can be used at all.
+    fn is_open(&self) -> bool;
 
     /// Ends a transaction that is open.
     ///
@@ -137,26 +148,27 @@ impl<S: Bring> Ahead<S> {
         Some(batch.tables.iter().map(of_part).collect())
     }
 
-    /// Takes back whatever was brought; says whether something was under way.
-    pub async fn take_back(&self) -> bool {
-        match self.finish().await {
-            Some((_, ready)) => {
-                self.put_away(ready.session).await;
-                true
-            }
-            None => false,
+    /// Takes back whatever was brought.
+    pub async fn take_back(&self) {
+        if let Some((_, ready)) = self.finish().await {
+            self.put_away(ready.session).await;
         }
     }
 
-    /// Takes back whatever was brought, and brings nothing more until the next claim; says whether
-    /// something was under way.
-    pub async fn give_way(&self) -> bool {
-        let was_there = self.take_back().await;
-        if was_there {
-            info!("a lock was waited for in vain; batches are not brought ahead any more");
+    /// Waits for a batch that is being applied. If that takes long, it may wait for a lock of what was
+    /// brought of the next one, as with a constraint that somebody added in the target, or behind
+    /// somebody who alters the table; so that lets go, and nothing more is brought until the next claim.
+    pub async fn beside<T>(&self, applied: impl Future<Output = T>) -> T {
+        let give_way = pin!(async {
+            sleep(PATIENCE).await;
             self.lock().off = true;
+            info!("a batch takes long; batches are not brought ahead any more");
+            self.take_back().await;
+            pending().await
+        });
+        match select(pin!(applied), give_way).await {
+            Either::Left((applied, _)) | Either::Right((applied, _)) => applied,
         }
-        was_there
     }
 
     /// Waits for what is under way.
@@ -177,7 +189,7 @@ impl<S: Bring> Ahead<S> {
 
     /// A session that cannot be used again is lost, and so is its transaction.
     async fn put_away(&self, mut session: S) {
-        if session.settle().await.is_ok() {
+        if session.settle().await.is_ok() && session.is_open() {
             self.lock().idle.push(session);
         }
     }
@@ -191,8 +203,8 @@ impl<S: Bring> Ahead<S> {
         next.work = Some(tokio::spawn(async move {
             let mut session = match (before, idle) {
                 (Some(before), _) => finished(before).await?.session,
-                (None, Some(idle)) => idle,
-                (None, None) => S::open(&door).await?,
+                (None, Some(idle)) if idle.is_open() => idle,
+                (None, _) => S::open(&door).await?,
             };
             session.settle().await?;
             let brought = session.bring(&upcoming, with_tombstones).await?;

@@ -45,15 +45,12 @@ impl MysqlTarget {
         self.claimed()?;
         // It may not have been to be had when we claimed.
         self.try_lock().await?;
-        loop {
-            let error = match self.attempt(batch).await {
-                Ok(applied) => return Ok(applied),
-                Err(error) => error,
-            };
-            self.writer.roll_back().await;
-            let has_let_go = waited_in_vain(&error) && self.ahead.give_way().await;
-            if !has_let_go || !self.writer.session.is_usable() {
-                return Err(self.explain(batch, error).await);
+        let ahead = self.ahead.clone();
+        match ahead.beside(self.attempt(batch)).await {
+            Ok(applied) => Ok(applied),
+            Err(error) => {
+                self.writer.roll_back().await;
+                Err(self.explain(batch, error).await)
             }
         }
     }
@@ -179,9 +176,4 @@ impl MysqlTarget {
         }
         Ok(())
     }
-}
-
-/// Whether somebody held a lock for too long, or each waited for the other.
-fn waited_in_vain(error: &Error) -> bool {
-    ["error 1205", "error 1213"].iter().any(|number| error.message.contains(number))
 }

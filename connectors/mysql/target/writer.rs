@@ -224,7 +224,11 @@ impl Bring for Writer {
     }
 
     fn is_ready_for(&self, _: &Batch) -> bool {
-        self.in_transaction && self.session.is_usable()
+        self.in_transaction && self.is_open()
+    }
+
+    fn is_open(&self) -> bool {
+        self.session.is_usable()
     }
 
     async fn settle(&mut self) -> Result<()> {

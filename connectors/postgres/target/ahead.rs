@@ -48,8 +48,12 @@ impl Bring for Session {
 
     fn is_ready_for(&self, batch: &Batch) -> bool {
         self.in_transaction
-            && !self.client.is_closed()
+            && self.is_open()
             && batch.tables.iter().all(|part| self.place(&part.table).is_some())
+    }
+
+    fn is_open(&self) -> bool {
+        !self.client.is_closed()
     }
 
     async fn settle(&mut self) -> Result<()> {

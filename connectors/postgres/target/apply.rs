@@ -23,9 +23,10 @@ use crate::records::{self, Records};
 use crate::schema::TableName;
 use crate::version::Version;
 
-/// Begins a transaction that is durable when it is committed.
+/// A lock that somebody holds on a table must show as a retry, not as silence.
 pub const BEGIN: &str = "\
-BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on";
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '30s'";
 
 /// What this session knows of the pipeline's tombstones, so that it need not ask.
 pub struct Tombstones {
@@ -48,14 +49,9 @@ impl PostgresTarget {
         // It may not have been to be had when we claimed.
         self.try_lock().await?;
         loop {
-            match self.attempt(batch).await {
+            let ahead = self.ahead.clone();
+            match ahead.beside(self.attempt(batch)).await {
                 Ok(applied) => return Ok(applied),
-                Err(Failure::Server(error)) if waited_in_vain(&error) => {
-                    self.roll_back().await;
-                    if !self.ahead.give_way().await {
-                        return Err(connect::error("apply a batch", &error));
-                    }
-                }
                 Err(failure) => {
                     let tables: Vec<&TableBatch> = batch.tables.iter().map(Arc::as_ref).collect();
                     self.recover(failure, &tables, batch.floor).await?;
@@ -281,12 +277,6 @@ impl PostgresTarget {
         }
         Ok(())
     }
-}
-
-/// Whether somebody held a lock for too long, or each waited for the other.
-fn waited_in_vain(error: &tokio_postgres::Error) -> bool {
-    let code = error.code();
-    code == Some(&SqlState::LOCK_NOT_AVAILABLE) || code == Some(&SqlState::T_R_DEADLOCK_DETECTED)
 }
 
 /// Whether the server refused a value: data exceptions, constraints, a trigger's own error, and

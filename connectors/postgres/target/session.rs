@@ -17,9 +17,8 @@ use crate::postgres::sql::TableSql;
 use crate::schema::TableSchema;
 
 /// Our statements are short, so compiling them costs more than it saves; and a batch should stay in
-/// the memory of its staging tables. A lock that somebody holds on a table must show as a retry, not
-/// as silence.
-const SETTINGS: &str = "SET jit = off; SET temp_buffers = '32MB'; SET lock_timeout = '30s'";
+/// the memory of its staging tables.
+const SETTINGS: &str = "SET jit = off; SET temp_buffers = '32MB'";
 
 /// A connection to a target database.
 pub struct Session {
