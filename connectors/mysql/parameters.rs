@@ -65,14 +65,15 @@ impl Command {
     pub fn push(&mut self, row: Vec<Value>, bytes_max: usize) -> Result<(), Vec<Value>> {
         self.kinds.resize(row.len(), Kind::Unknown);
         let bytes = self.bytes + size(&row);
-        let kinds = self.kinds.iter().zip(&row).map(|(kind, value)| kind.with(value));
-        let Some(kinds) = kinds.collect::<Option<Vec<Kind>>>() else {
-            return Err(row);
-        };
-        if !self.rows.is_empty() && bytes > bytes_max {
+        let goes = |(kind, value): (&Kind, &Value)| kind.with(value).is_some();
+        let is_too_much = !self.rows.is_empty() && bytes > bytes_max;
+        if is_too_much || !self.kinds.iter().zip(&row).all(goes) {
             return Err(row);
         }
-        (self.kinds, self.bytes) = (kinds, bytes);
+        for (kind, value) in self.kinds.iter_mut().zip(&row) {
+            *kind = kind.with(value).unwrap_or(*kind);
+        }
+        self.bytes = bytes;
         self.rows.push(Params::Positional(row));
         Ok(())
     }
