@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use crate::change::{Batch, TableBatch};
@@ -27,6 +27,9 @@ use crate::{StageAhead, Upcoming};
 
 /// A batch that takes longer may be waiting for the one that was brought.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
+
+/// After something went wrong, nothing is brought for so long.
+const REST: Duration = Duration::from_secs(600);
 
 /// A session that can bring a batch before its turn.
 pub trait Bring: Send + Sized + 'static {
@@ -82,8 +85,8 @@ struct Next<S: Bring> {
     work: Option<Work<S>>,
     /// Sessions with nothing to do, all in order.
     idle: Vec<S>,
-    /// It failed in a way that will be the same the next time.
-    off: bool,
+    /// Nothing is brought before this, because it went wrong.
+    rests_until: Option<Instant>,
 }
 
 type Work<S> = JoinHandle<Result<Ready<S>>>;
@@ -102,7 +105,7 @@ struct Ready<S: Bring> {
 
 impl<S: Bring> Default for Next<S> {
     fn default() -> Next<S> {
-        Next { parts: Vec::new(), work: None, idle: Vec::new(), off: false }
+        Next { parts: Vec::new(), work: None, idle: Vec::new(), rests_until: None }
     }
 }
 
@@ -157,12 +160,12 @@ impl<S: Bring> Ahead<S> {
 
     /// Waits for a batch that is being applied. If that takes long, it may wait for a lock of what was
     /// brought of the next one, as with a constraint that somebody added in the target, or behind
-    /// somebody who alters the table; so that lets go, and nothing more is brought until the next claim.
+    /// somebody who alters the table; so that lets go, and nothing more is brought for a while.
     pub async fn beside<T>(&self, applied: impl Future<Output = T>) -> T {
         let give_way = pin!(async {
             sleep(PATIENCE).await;
-            self.lock().off = true;
-            info!("a batch takes long; batches are not brought ahead any more");
+            info!("a batch takes long; for a while none is brought ahead");
+            self.rest();
             self.take_back().await;
             pending().await
         });
@@ -180,11 +183,15 @@ impl<S: Bring> Ahead<S> {
         match finished(work).await {
             Ok(ready) => Some((parts, ready)),
             Err(error) => {
-                info!(%error, "batches are not brought ahead any more");
-                self.lock().off = true;
+                info!(%error, "for a while no batch is brought ahead");
+                self.rest();
                 None
             }
         }
+    }
+
+    fn rest(&self) {
+        self.lock().rests_until = Some(Instant::now() + REST);
     }
 
     /// A session that cannot be used again is lost, and so is its transaction.
@@ -220,7 +227,7 @@ impl<S: Bring> Ahead<S> {
 impl<S: Bring> StageAhead for Ahead<S> {
     fn stage(&self, upcoming: Vec<Upcoming>) {
         let mut next = self.lock();
-        if !next.off {
+        if next.rests_until.is_none_or(|until| until <= Instant::now()) {
             self.begin(&mut next, upcoming);
         }
     }
