@@ -73,12 +73,12 @@ pub trait Bring: Send + Sized + 'static {
 /// session waits for that.
 pub struct Ahead<S: Bring> {
     door: S::Door,
-    /// Whether the batch after the one that is being applied must look for tombstones.
-    tombstones: AtomicBool,
     next: Mutex<Next<S>>,
 }
 
 struct Next<S: Bring> {
+    /// Whether the batch after the one that is being applied must look for tombstones.
+    tombstones: bool,
     /// What is being brought, or was.
     parts: Vec<Arc<TableBatch>>,
     /// Who brings it.
@@ -105,15 +105,15 @@ struct Ready<S: Bring> {
 
 impl<S: Bring> Default for Next<S> {
     fn default() -> Next<S> {
-        Next { parts: Vec::new(), work: None, idle: Vec::new(), rests_until: None }
+        let (parts, idle) = (Vec::new(), Vec::new());
+        Next { tombstones: true, parts, work: None, idle, rests_until: None }
     }
 }
 
 impl<S: Bring> Ahead<S> {
     /// Connects when there is something to do.
     pub fn new(door: S::Door) -> Arc<Ahead<S>> {
-        let (tombstones, next) = (AtomicBool::new(true), Mutex::default());
-        Arc::new(Ahead { door, tombstones, next })
+        Arc::new(Ahead { door, next: Mutex::default() })
     }
 
     /// Ends the other sessions.
@@ -123,7 +123,7 @@ impl<S: Bring> Ahead<S> {
 
     /// Says whether the next batch must look for tombstones.
     pub fn expect_tombstones(&self, expected: bool) {
-        self.tombstones.store(expected, Ordering::Relaxed);
+        self.lock().tombstones = expected;
     }
 
     /// What was brought of this batch, part by part. The session in whose transaction that is
@@ -205,7 +205,7 @@ impl<S: Bring> Ahead<S> {
         let (door, before) = (self.door.clone(), next.work.take());
         let idle = if before.is_none() { next.idle.pop() } else { None };
         let truncates = upcoming.iter().any(|one| one.part.truncated.is_some());
-        let with_tombstones = truncates || self.tombstones.load(Ordering::Relaxed);
+        let with_tombstones = truncates || next.tombstones;
         next.parts = upcoming.iter().map(|one| one.part.clone()).collect();
         next.work = Some(tokio::spawn(async move {
             let mut session = match (before, idle) {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::row::{Cell, Row, RowBuilder};
 use crate::error::Code;
+use crate::fnv::fnv_1a;
 use crate::schema::{TableName, TableSchema};
 use crate::version::{Position, Version};
 
@@ -84,8 +85,7 @@ impl Key {
     /// for people; short keys can be guessed from it, so it is no secret-keeper.
     #[must_use]
     pub fn hash(&self) -> String {
-        let mix = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-        format!("{:016x}", self.0.iter().fold(0xcbf2_9ce4_8422_2325, mix))
+        format!("{:016x}", fnv_1a(&self.0))
     }
 
     /// Bytes held.

@@ -11,6 +11,7 @@ pub mod change;
 pub mod error;
 mod finding;
 pub mod float;
+mod fnv;
 mod hex;
 mod key_order;
 pub mod memory;

@@ -4,11 +4,13 @@ pub mod histories;
 
 use std::sync::Arc;
 
+use futures_util::future::join;
+
 use crate::change::{Cell, Key, Row, RowDelete, RowUpsert, TableBatch, Timestamp};
 use crate::error::{Code, Error, Kind};
 use crate::schema::{Column, ColumnType, Engine, TableName, TableSchema};
 use crate::version::Version;
-use crate::{Claim, TargetOptions};
+use crate::{Claim, StageAhead, TargetOptions, Upcoming};
 
 pub fn options(pipeline: &str, soft_deletes: bool) -> TargetOptions {
     TargetOptions { pipeline: pipeline.into(), soft_deletes, plain_schema: "public".into() }
@@ -95,6 +97,29 @@ impl TableBatch {
         self.truncated = Some((version(log), Timestamp(log as i64)));
         self
     }
+}
+
+/// Updates of rows 1 and 2 of `usual`.
+pub fn update(log: u64) -> Arc<TableBatch> {
+    let text = format!("at {log}");
+    Arc::new(part(&usual()).upsert(log, &["1", &text, "b"]).upsert(log, &["2", &text, "b"]))
+}
+
+/// Has a target begin with a part of the next batch, with so many rows that depend on nothing.
+pub fn bring(ahead: &dyn StageAhead, part: &Arc<TableBatch>, independent: usize) {
+    ahead.stage(vec![Upcoming { part: part.clone(), independent }]);
+}
+
+/// Waits for a batch, and has the next one brought, if there is one, as soon as that waits for
+/// something.
+pub async fn while_bringing<T>(
+    applied: impl Future<Output = T>,
+    ahead: &dyn StageAhead,
+    next: Option<&Arc<TableBatch>>,
+    independent: usize,
+) -> T {
+    let brought = async { next.into_iter().for_each(|next| bring(ahead, next, independent)) };
+    join(applied, brought).await.0
 }
 
 /// An error of this kind, with all these words in its message.

@@ -7,10 +7,11 @@
 //! for that lock while the next batch waits for them.
 
 use std::collections::HashSet;
+use std::mem;
 use std::sync::Arc;
 
 use connectors::Upcoming;
-use connectors::change::{Batch, Key, TableBatch};
+use connectors::change::{Batch, Key, RowUpsert, TableBatch};
 use foldhash::fast::RandomState;
 
 use crate::merge::MergedTable;
@@ -42,23 +43,17 @@ fn bring_forward(part: &mut Arc<TableBatch>, in_front: Option<&TableBatch>) -> u
         return 0;
     }
     let touched = in_front.map(keys).unwrap_or_default();
-    let depends = |at: usize| {
-        let upsert = &part.upserts[at];
-        touched.contains(&upsert.key) || upsert.row.has_absent()
-    };
-    let Some(first) = (0..part.upserts.len()).find(|&at| depends(at)) else {
-        return part.upserts.len();
-    };
-    let later: Vec<bool> = (first..part.upserts.len()).map(depends).collect();
-    let upserts = &mut Arc::make_mut(part).upserts;
-    let mut later = later.into_iter();
-    let rest = upserts.split_off(first);
-    let (dependent, independent): (Vec<_>, Vec<_>) =
-        rest.into_iter().partition(|_| later.next() == Some(true));
-    upserts.extend(independent);
-    let count = upserts.len();
-    upserts.extend(dependent);
-    count
+    let depends = |upsert: &RowUpsert| touched.contains(&upsert.key) || upsert.row.has_absent();
+    if part.upserts.iter().any(depends) {
+        let upserts = &mut Arc::make_mut(part).upserts;
+        let (dependent, independent): (Vec<_>, Vec<_>) =
+            mem::take(upserts).into_iter().partition(depends);
+        let count = independent.len();
+        upserts.extend(independent);
+        upserts.extend(dependent);
+        return count;
+    }
+    part.upserts.len()
 }
 
 fn keys(part: &TableBatch) -> HashSet<&Key, RandomState> {
@@ -70,7 +65,7 @@ fn keys(part: &TableBatch) -> HashSet<&Key, RandomState> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use connectors::change::{Cell, Checkpoint, Row, RowDelete, RowUpsert, TableStatus, Timestamp};
+    use connectors::change::{Cell, Checkpoint, Row, RowDelete, TableStatus, Timestamp};
     use connectors::schema::{Column, ColumnType, Engine, TableName, TableSchema};
     use connectors::version::{Position, Version};
 

@@ -12,6 +12,7 @@ use super::records::{number, optional};
 use crate::ahead::{Bring, HeldLock};
 use crate::change::Batch;
 use crate::error::{Code, Error, Result};
+use crate::fnv::fnv_1a;
 use crate::mysql::config::Config;
 use crate::mysql::connect::{self, Role, Session};
 use crate::mysql::quote;
@@ -29,8 +30,9 @@ const SETTINGS: &str = "SET SESSION innodb_lock_wait_timeout = 30, SESSION lock_
 const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 const LIMITS: &str = "SELECT @@max_allowed_packet, @@lower_case_table_names";
 
-/// How many sessions besides the one that commits there can be.
-pub const OTHERS_MAX: usize = 3;
+/// How many sessions besides the one that commits there can be: two, and one that the server has not
+/// noticed to be gone.
+const OTHERS_MAX: usize = 3;
 
 /// What it takes to open one.
 #[derive(Clone)]
@@ -64,9 +66,10 @@ pub struct Writer {
 }
 
 impl Door {
-    /// The name of the pipeline's lock.
+    /// The name of the pipeline's lock: at most 62 characters. Every release must agree on it.
     pub fn lock_name(&self) -> String {
-        lock_name(&self.config.database, &self.options.pipeline)
+        let whose = format!("{}\0{}", self.config.database, self.options.pipeline);
+        format!("driftless_target_{:016x}", fnv_1a(whose.as_bytes()))
     }
 
     /// The names of the locks of the other sessions.
@@ -74,16 +77,6 @@ impl Door {
         let name = self.lock_name();
         std::array::from_fn(|place| format!("{name}_{}", place + 1))
     }
-}
-
-/// The name of a pipeline's lock: at most 62 characters. Every release must agree on it.
-pub fn lock_name(database: &str, pipeline: &str) -> String {
-    // FNV-1a, 64 bits.
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in format!("{database}\0{pipeline}").bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    format!("driftless_target_{hash:016x}")
 }
 
 impl Writer {
@@ -169,9 +162,8 @@ impl Writer {
     /// Takes back what this transaction did; a session that cannot is lost, and so is its
     /// transaction.
     pub async fn roll_back(&mut self) {
-        if self.in_transaction && self.session.is_usable() {
-            let undone = self.session.execute("take a transaction back", "ROLLBACK").await;
-            self.in_transaction = undone.is_err();
+        if self.session.is_usable() {
+            let _ = self.settle().await;
         }
     }
 

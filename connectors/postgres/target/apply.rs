@@ -103,10 +103,11 @@ impl PostgresTarget {
         let mut statements = Vec::new();
         let mut partial = false;
         for (number, (part, &place)) in batch.tables.iter().zip(&places).enumerate() {
-            let (part, staged) = match (TablePart::from(&**part), brought.next().flatten()) {
-                (part, Some(Brought::Staged(staged))) => (part, Some(staged)),
-                (part, Some(Brought::Copied(count))) => (part.without_first_upserts(count), None),
-                (part, None) => (part, None),
+            let part = TablePart::from(&**part);
+            let (part, staged) = match brought.next().flatten() {
+                Some(Brought::Staged(staged)) => (part, Some(staged)),
+                Some(Brought::Copied(count)) => (part.without_first_upserts(count), None),
+                None => (part, None),
             };
             let staged = match staged {
                 Some(staged) => staged,

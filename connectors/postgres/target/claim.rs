@@ -16,6 +16,7 @@ use super::{Attempt, PostgresTarget, text};
 use crate::ahead::HeldLock;
 use crate::change::Checkpoint;
 use crate::error::{Code, Error, Result};
+use crate::fnv::fnv_1a;
 use crate::postgres::{connect, quote, sql, types};
 use crate::records;
 use crate::schema::TableName;
@@ -346,12 +347,7 @@ pub fn loader_lock_number(pipeline: &str) -> i64 {
 }
 
 fn advisory_lock(name: &str) -> i64 {
-    // FNV-1a, 64 bits.
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in name.bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    hash as i64
+    fnv_1a(name.as_bytes()) as i64
 }
 
 /// The record that our claim made is gone.

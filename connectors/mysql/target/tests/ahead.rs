@@ -10,7 +10,7 @@ use crate::change::{Applied, TableBatch};
 use crate::error::Code;
 use crate::mysql::target::target;
 use crate::mysql::testing::run;
-use crate::{Claim, Prepared, Target, Upcoming};
+use crate::{Claim, Prepared, Target};
 
 const TEXTS: &str = "SELECT a FROM t ORDER BY k";
 /// The rows that somebody else could lock.
@@ -26,15 +26,9 @@ async fn settled() -> Fixture {
     fixture
 }
 
-/// Updates of both rows.
-fn update(log: u64) -> Arc<TableBatch> {
-    let text = format!("at {log}");
-    Arc::new(part(&usual()).upsert(log, &["1", &text, "b"]).upsert(log, &["2", &text, "b"]))
-}
-
 impl Fixture {
     fn bring(&self, part: &Arc<TableBatch>, independent: usize) {
-        self.target.ahead().unwrap().stage(vec![Upcoming { part: part.clone(), independent }]);
+        bring(&*self.target.ahead().unwrap(), part, independent);
     }
 
     /// Brings a part that depends on nothing, and waits until it is written.
@@ -114,7 +108,7 @@ async fn a_batch_that_waits_for_the_one_after_it_is_let_through() {
     run(&mut watcher, "SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED").await;
     let ahead = fixture.target.ahead().unwrap();
     let (applied, ()) = join(fixture.apply_parts(vec![first]), async {
-        ahead.stage(vec![Upcoming { part: next, independent: 1 }]);
+        bring(&*ahead, &next, 1);
         while look(&mut watcher, is_written).await != ["1"] {}
         run(&mut blocker, "ROLLBACK").await;
     })

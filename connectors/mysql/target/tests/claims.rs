@@ -146,7 +146,7 @@ async fn an_earlier_session_of_ours_is_over_before_its_checkpoint_is_believed() 
 #[tokio::test]
 async fn a_lost_connection_is_worth_another_try() {
     let mut fixture = Fixture::with(&usual(), false).await;
-    let lock = crate::mysql::target::writer::lock_name(&fixture.database.name, "p");
+    let lock = fixture.target.door.lock_name();
     let holder = fixture.look(&format!("SELECT IS_USED_LOCK('{lock}')")).await.remove(0);
     fixture.execute(&format!("KILL {holder}")).await;
     let batch = fixture.batch(vec![part(&usual()).upsert(1, &["1", "a", ""])]);

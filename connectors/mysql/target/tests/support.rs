@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::future::join;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row as SqlRow, Value};
 
@@ -14,7 +13,7 @@ use crate::mysql::testing::{Database, run};
 use crate::schema::TableSchema;
 pub use crate::testing::*;
 use crate::version::{Position, Version};
-use crate::{Prepared, Target, Upcoming};
+use crate::{Prepared, Target};
 
 /// A database with a claimed target on it, and a session to look at it.
 pub struct Fixture {
@@ -91,12 +90,7 @@ impl Fixture {
         independent: usize,
     ) -> Result<Applied, Error> {
         let ahead = self.target.ahead().unwrap();
-        let bring = async {
-            if let Some(next) = next {
-                ahead.stage(vec![Upcoming { part: next.clone(), independent }]);
-            }
-        };
-        join(self.apply_parts(vec![part.clone()]), bring).await.0
+        while_bringing(self.apply_parts(vec![part.clone()]), &*ahead, next, independent).await
     }
 
     pub async fn done(&mut self, tables: Vec<TableBatch>) {

@@ -8,13 +8,7 @@ use futures_util::future::join;
 use super::support::*;
 use crate::change::{Applied, TableBatch};
 use crate::error::Code;
-use crate::{Prepared, Target, Upcoming};
-
-/// Updates of the rows that `fixture` begins with.
-fn update(log: u64) -> Arc<TableBatch> {
-    let text = format!("at {log}");
-    Arc::new(part(&usual()).upsert(log, &["1", &text, "b"]).upsert(log, &["2", &text, "b"]))
-}
+use crate::{Prepared, Target};
 
 /// A table with two rows, and a session that no longer expects them to be new ones.
 async fn fixture() -> Fixture {
@@ -33,7 +27,7 @@ impl Fixture {
     }
 
     fn bring(&self, part: &Arc<TableBatch>, independent: usize) {
-        self.target.ahead().unwrap().stage(vec![Upcoming { part: part.clone(), independent }]);
+        bring(&*self.target.ahead().unwrap(), part, independent);
     }
 
     async fn writer(&self) -> String {
@@ -68,7 +62,7 @@ async fn a_staged_batch_is_applied_by_the_session_that_staged_it() {
     let batches: Vec<_> = (3..9).map(update).collect();
     let mut writers = vec![fixture.writer().await];
     for (place, batch) in batches.iter().enumerate() {
-        let applied = fixture.apply_while_staging(batch, batches.get(place + 1), 0).await;
+        let applied = fixture.apply_while_bringing(batch, batches.get(place + 1), 0).await;
         assert_eq!(applied, Ok(Applied::Done));
         writers.push(fixture.writer().await);
     }
@@ -89,7 +83,7 @@ async fn rows_that_are_there_are_staged_even_if_new_ones_were_tried_before() {
     let mut changes = 0;
     for (place, batch) in batches.iter().enumerate() {
         let before = fixture.writer().await;
-        let applied = fixture.apply_while_staging(batch, batches.get(place + 1), 0).await;
+        let applied = fixture.apply_while_bringing(batch, batches.get(place + 1), 0).await;
         assert_eq!(applied, Ok(Applied::Done));
         changes += u32::from(fixture.writer().await != before);
     }
@@ -188,7 +182,7 @@ async fn a_batch_that_waits_for_the_one_after_it_is_let_through() {
     blocker.batch_execute("BEGIN; DELETE FROM public.t WHERE k = 1").await.unwrap();
     let ahead = fixture.target.ahead().unwrap();
     let (applied, ()) = join(fixture.apply_parts(vec![first]), async {
-        ahead.stage(vec![Upcoming { part: next, independent: 1 }]);
+        bring(&*ahead, &next, 1);
         while look(&watcher, HAVE_COPIED).await != ["1"] {}
         blocker.batch_execute("ROLLBACK").await.unwrap();
     })

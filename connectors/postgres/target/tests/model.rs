@@ -26,7 +26,7 @@ async fn deliver(
     match is_loaded(batch) {
         true => assert_eq!(loader.load(batch).await, Ok(())),
         false => {
-            let applied = fixture.apply_while_staging(batch, next.as_deref(), independent).await;
+            let applied = fixture.apply_while_bringing(batch, next.as_deref(), independent).await;
             assert_eq!(applied, Ok(Applied::Done));
         }
     }

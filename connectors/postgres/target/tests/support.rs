@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::future::join;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::change::{Applied, Batch, Checkpoint, TableBatch};
@@ -13,7 +12,7 @@ use crate::postgres::testing::Database;
 use crate::schema::TableSchema;
 pub use crate::testing::*;
 use crate::version::{Position, Version};
-use crate::{Prepared, Target, Upcoming};
+use crate::{Prepared, Target};
 
 /// A database with a claimed target on it, and a session to look at it.
 pub struct Fixture {
@@ -74,19 +73,14 @@ impl Fixture {
 
     /// Applies a part, and has another one brought, with so many rows that do not depend on it, as
     /// soon as that waits for something.
-    pub async fn apply_while_staging(
+    pub async fn apply_while_bringing(
         &mut self,
         part: &Arc<TableBatch>,
         next: Option<&Arc<TableBatch>>,
         independent: usize,
     ) -> Result<Applied, Error> {
         let ahead = self.target.ahead().unwrap();
-        let stage = async {
-            if let Some(next) = next {
-                ahead.stage(vec![Upcoming { part: next.clone(), independent }]);
-            }
-        };
-        join(self.apply_parts(vec![part.clone()]), stage).await.0
+        while_bringing(self.apply_parts(vec![part.clone()]), &*ahead, next, independent).await
     }
 
     pub async fn done(&mut self, tables: Vec<TableBatch>) {
