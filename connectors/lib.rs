@@ -485,6 +485,8 @@ pub struct SourceOptions {
     /// PostgreSQL: when the log that is still to be read is more than this many bytes, it is read
     /// in bulk; `None`: never.
     pub bulk_read_above: Option<u64>,
+    /// PostgreSQL: how many bytes of a bulk read may wait for us, so that the server goes on meanwhile.
+    pub read_ahead: usize,
     /// MySQL: what we call ourselves among its replicas; `None` makes it of the pipeline's name.
     pub server_id: Option<u32>,
     /// MySQL: what becomes of dates with a zero in them.
@@ -508,6 +510,9 @@ impl SourceOptions {
     /// log that it reads again.
     pub const BULK_READ_ABOVE: u64 = 16 << 20;
 
+    /// What may wait of a bulk read if nobody says how much memory there is.
+    const READ_AHEAD: usize = 1 << 20;
+
     /// The options of a pipeline that asks for nothing special, with its files among the
     /// system's temporary ones.
     pub fn new(pipeline: impl Into<String>, part_bytes: usize) -> SourceOptions {
@@ -517,6 +522,7 @@ impl SourceOptions {
             streaming: true,
             spool: std::env::temp_dir(),
             bulk_read_above: Some(SourceOptions::BULK_READ_ABOVE),
+            read_ahead: SourceOptions::READ_AHEAD,
             server_id: None,
             zero_dates: ZeroDates::default(),
             accept_cascades: false,

@@ -1,5 +1,5 @@
 //! What a bulk read does between two calls: moves our slot to what is durable where that lets go of
-//! log, looks how far the copy of the slot is, and begins the next call. Used by `bulk.rs`.
+//! log, looks how far the copy of the slot is, and begins the next call. Used by `bulk_ahead.rs`.
 //!
 //! Surprise: the server decodes a whole call before it sends the first byte, and begins each time
 //! where the slot's log begins (`restart_lsn`), which moves only at records that the server writes
@@ -37,16 +37,6 @@ pub struct CopiedSlot {
     pub above: u64,
 }
 
-/// The connection between two calls, and where the copy is.
-pub struct Turn {
-    /// The connection.
-    pub wire: Wire,
-    /// The place of the copy.
-    pub place: Place,
-    /// Up to where the next call reads; `None` if none was begun.
-    pub next_call: Option<Lsn>,
-}
-
 /// Where a slot is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -69,18 +59,12 @@ impl CopiedSlot {
         Ok(())
     }
 
-    /// Begins the next call if it is worth while; it takes at least `least` times what a pipeline
-    /// must be behind.
+    /// Begins a call that reads up to a place.
     ///
     /// # Errors
-    /// What the server says, or a broken connection.
-    pub async fn begin_call(&self, mut wire: Wire, least: u64) -> Result<Turn> {
-        let place = self.place(&mut wire).await?;
-        let next_call = place.next_call(self.above, least);
-        if let Some(upto) = next_call {
-            wire.send(&sql::bulk_read(&self.copy, &self.slot, upto)).await?;
-        }
-        Ok(Turn { wire, place, next_call })
+    /// A broken connection.
+    pub async fn begin_call(&self, wire: &mut Wire, upto: Lsn) -> Result<()> {
+        wire.send(&sql::bulk_read(&self.copy, &self.slot, upto)).await
     }
 
     /// Where the copy is.

@@ -51,6 +51,8 @@ pub struct Pipeline {
     pub early: Early,
     /// How far behind it must be for bulk reads, in bytes; `None` for never.
     pub bulk_read_above: Option<u64>,
+    /// How many bytes of a bulk read may wait for us.
+    pub read_ahead: usize,
     /// Set once the source has refused them.
     pub bulk_read_refused: Arc<AtomicBool>,
 }
@@ -72,7 +74,7 @@ pub struct Feed {
 }
 
 enum State {
-    Streaming(Streaming),
+    Streaming(Box<Streaming>),
     Bulk(Bulk),
     Changing(Pin<Box<dyn Future<Output = Result<State>> + Send>>),
     Failed(Error),
@@ -98,7 +100,7 @@ impl Feed {
         loop {
             let step = match &mut self.state {
                 State::Streaming(streaming) => return streaming.peek(self.durable).await,
-                State::Bulk(bulk) => match bulk.peek(self.durable).await {
+                State::Bulk(bulk) => match bulk.peek().await {
                     Ok(Next::Message) => return Ok(Item::Message),
                     Ok(Next::Reached(place)) => return Ok(Item::Reached(place)),
                     Ok(Next::Over(over)) => {
@@ -146,7 +148,11 @@ impl Feed {
         self.durable = self.durable.max(durable);
         match &mut self.state {
             State::Streaming(streaming) => streaming.acknowledge(self.durable).await,
-            State::Bulk(_) | State::Changing(_) | State::Failed(_) => Ok(()),
+            State::Bulk(bulk) => {
+                bulk.acknowledge(self.durable);
+                Ok(())
+            }
+            State::Changing(_) | State::Failed(_) => Ok(()),
         }
     }
 
@@ -214,10 +220,11 @@ async fn begin(
 ) -> Result<State> {
     let behind_bytes = end.0.saturating_sub(from.0);
     let Some(above) = pipeline.bulk_read_above().filter(|above| behind_bytes >= *above) else {
-        return Ok(State::Streaming(start(pipeline, wire, from).await?));
+        return Ok(State::Streaming(Box::new(start(pipeline, wire, from).await?)));
     };
-    let Pipeline { config, slot, .. } = &**pipeline;
-    match Bulk::open(wire, &Task { config, slot, above, from, durable }).await? {
+    let Pipeline { config, slot, read_ahead: ahead, .. } = &**pipeline;
+    let task = Task { config, slot, above, ahead: *ahead, from, durable };
+    match Bulk::open(wire, &task).await? {
         Opened::Bulk(bulk) => {
             tracing::info!(slot, behind_bytes, "far behind, reading the log in bulk");
             Ok(State::Bulk(bulk))
@@ -246,7 +253,7 @@ async fn stream(pipeline: &Arc<Pipeline>, over: Over) -> Result<State> {
             wire
         }
     };
-    Ok(State::Streaming(start(pipeline, wire, from).await?))
+    Ok(State::Streaming(Box::new(start(pipeline, wire, from).await?)))
 }
 
 async fn start(pipeline: &Arc<Pipeline>, wire: Wire, from: Lsn) -> Result<Streaming> {

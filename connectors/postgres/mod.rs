@@ -4,6 +4,7 @@
 pub mod bench;
 mod binary;
 mod bulk;
+mod bulk_ahead;
 mod bulk_rows;
 mod bulk_turn;
 mod catalog;
@@ -14,6 +15,7 @@ pub mod config;
 pub mod connect;
 mod copy;
 mod feed;
+mod frames;
 mod gap;
 mod lsn;
 mod outcome;

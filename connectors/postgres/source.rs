@@ -34,6 +34,7 @@ pub struct PostgresSource {
     spool: PathBuf,
     early: Early,
     bulk_read_above: Option<u64>,
+    read_ahead: usize,
     bulk_read_refused: Arc<AtomicBool>,
     commits: Arc<CommitLog>,
 }
@@ -57,6 +58,7 @@ pub fn source(url: &str, options: &SourceOptions) -> Result<PostgresSource> {
         spool: options.spool.clone(),
         early: Early::new(options.streaming),
         bulk_read_above: options.bulk_read_above,
+        read_ahead: options.read_ahead,
         bulk_read_refused: Arc::default(),
         commits: Arc::default(),
     })
@@ -166,6 +168,7 @@ impl Source for PostgresSource {
             spool: &self.spool,
             early: self.early.clone(),
             bulk_read_above: self.bulk_read_above,
+            read_ahead: self.read_ahead,
             bulk_read_refused: self.bulk_read_refused.clone(),
             commits: self.commits.clone(),
         };

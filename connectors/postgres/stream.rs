@@ -46,6 +46,8 @@ pub struct Opening<'a> {
     pub part_bytes: usize,
     /// How far behind it must be for bulk reads, in bytes; `None` for never.
     pub bulk_read_above: Option<u64>,
+    /// How many bytes of them may wait for us.
+    pub read_ahead: usize,
     /// Where transactions that have not ended are put.
     pub spool: &'a Path,
     /// Whether they are taken before their end.
@@ -88,6 +90,7 @@ impl Stream {
             spool: opening.spool.to_owned(),
             early: opening.early,
             bulk_read_above: opening.bulk_read_above,
+            read_ahead: opening.read_ahead,
             bulk_read_refused: opening.bulk_read_refused,
         };
         let feed = Feed::open(pipeline, wire, from.lsn, end).await?;

@@ -12,14 +12,14 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::connect::{self, ServerError, Socket};
+use super::frames::{self, Frames, HEADER_BYTES};
 use crate::error::{Code, Error, Result};
 
 // The server puts small messages into each packet; wide reads collect many of them.
 const READ_BYTES: usize = 256 * 1024;
-// The server allocates no message beyond 1 GiB; a longer one is garbage.
-const FRAME_BYTES_MAX: usize = 1 << 30;
-/// Tag and length.
-const HEADER_BYTES: usize = 5;
+/// Room for less than this is not worth a read. What was taken out shares the buffer, so a new one is
+/// not made while the old one has room.
+const READ_BYTES_MIN: usize = 16 * 1024;
 
 /// Who logs in.
 pub struct Login<'a> {
@@ -103,7 +103,7 @@ impl Wire {
     /// # Errors
     /// `protocol` if it cannot be one.
     pub fn has_message(&self) -> Result<bool> {
-        Ok(frame_length(&self.inbox)?.is_some())
+        Ok(frames::length(&self.inbox)?.is_some())
     }
 
     /// Waits until a whole message has arrived. Cancel-safe.
@@ -120,14 +120,14 @@ impl Wire {
     /// # Errors
     /// `protocol` if it cannot be one, or was not waited for.
     pub fn head(&self) -> Result<(u8, &[u8])> {
-        let length = frame_length(&self.inbox)?;
+        let length = frames::length(&self.inbox)?;
         let length = length.ok_or_else(|| broken_protocol("half a message"))?;
         Ok((self.inbox[0], &self.inbox[HEADER_BYTES..length]))
     }
 
     /// Steps over the message that has arrived.
     pub fn skip(&mut self) {
-        if let Ok(Some(length)) = frame_length(&self.inbox) {
+        if let Ok(Some(length)) = frames::length(&self.inbox) {
             self.inbox.advance(length);
         }
     }
@@ -146,11 +146,19 @@ impl Wire {
     /// # Errors
     /// As `head`.
     pub fn take(&mut self) -> Result<Message> {
-        let length = frame_length(&self.inbox)?;
+        let length = frames::length(&self.inbox)?;
         let length = length.ok_or_else(|| broken_protocol("half a message"))?;
         let mut bytes = self.inbox.split_to(length);
         let parsed = Message::parse(&mut bytes).map_err(malformed)?;
         parsed.ok_or_else(|| broken_protocol("half a message"))
+    }
+
+    /// Takes the messages of this kind out that have arrived before any other.
+    ///
+    /// # Errors
+    /// `protocol` if one cannot be a message.
+    pub fn take_all(&mut self, tag: u8) -> Result<Frames> {
+        Frames::take(&mut self.inbox, tag)
     }
 
     /// Reads to the end of a query; returns its rows.
@@ -243,10 +251,12 @@ impl Wire {
     /// Reads until the inbox begins with a whole message; returns its length. Cancel-safe.
     async fn fill(&mut self) -> Result<usize> {
         loop {
-            if let Some(length) = frame_length(&self.inbox)? {
+            if let Some(length) = frames::length(&self.inbox)? {
                 return Ok(length);
             }
-            self.inbox.reserve(READ_BYTES);
+            if self.inbox.capacity() - self.inbox.len() < READ_BYTES_MIN {
+                self.inbox.reserve(READ_BYTES);
+            }
             match self.socket.read_buf(&mut self.inbox).await {
                 Ok(0) => return Err(ended("the server closed the connection")),
                 Ok(_) => {}
@@ -266,16 +276,6 @@ impl Wire {
         }
         Ok(())
     }
-}
-
-/// Length of the message at the beginning, once it is there as a whole.
-fn frame_length(bytes: &[u8]) -> Result<Option<usize>> {
-    let Some(header) = backend::Header::parse(bytes).map_err(malformed)? else { return Ok(None) };
-    let length = usize::try_from(header.len()).unwrap_or(usize::MAX).saturating_add(1);
-    if length > FRAME_BYTES_MAX {
-        return Err(broken_protocol("a message of more than 1 GiB"));
-    }
-    Ok((bytes.len() >= length).then_some(length))
 }
 
 fn row(body: &backend::DataRowBody) -> Result<Vec<Option<String>>> {
