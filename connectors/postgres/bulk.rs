@@ -55,7 +55,10 @@ pub struct Task<'a> {
 pub struct Bulk {
     events: mpsc::UnboundedReceiver<Result<Event>>,
     orders: watch::Sender<Orders>,
-    task: JoinHandle<()>,
+    /// Begun by the first `peek`: until then whoever opens the log may look where it ends, and the
+    /// calls are to read as far as that.
+    begins: Option<Box<Ahead>>,
+    task: Option<JoinHandle<()>>,
     /// Rows that came, and the room they take up.
     rows: Option<(Frames, OwnedSemaphorePermit)>,
     /// What the call may still have.
@@ -140,7 +143,8 @@ impl Bulk {
         Ok(Opened::Bulk(Bulk {
             events,
             orders,
-            task: tokio::spawn(reading.run(from)),
+            begins: Some(Box::new(reading)),
+            task: None,
             rows: None,
             expected: Expected::Nothing,
             received: from,
@@ -153,6 +157,9 @@ impl Bulk {
     /// # Errors
     /// A gap, what the server says, silence (transient), or a broken connection.
     pub async fn peek(&mut self) -> Result<Next> {
+        if let Some(reading) = self.begins.take() {
+            self.task = Some(tokio::spawn(reading.run(self.received)));
+        }
         loop {
             while let Some((rows, _)) = &mut self.rows {
                 match rows.first()? {
@@ -250,7 +257,9 @@ impl Bulk {
 
 impl Drop for Bulk {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
