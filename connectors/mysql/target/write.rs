@@ -18,11 +18,8 @@ use crate::mysql::sql::{TableSql, Upsert};
 use crate::mysql::target_values::encode;
 use crate::version::Version;
 
-/// The most rows of a statement with literals; more gain nothing.
+/// The most rows of a statement that writes; more gain nothing.
 pub const ROWS_MAX: usize = 1000;
-/// The most rows of a command with parameters: so many that another command costs little, and so few
-/// that the driver's copies of them stay in the processor's cache.
-const COMMAND_ROWS: usize = 300;
 /// A statement that is longer gets no more rows.
 pub const STATEMENT_BYTES: usize = 1024 * 1024;
 /// How many rows are got ready before the server is listened to again.
@@ -205,7 +202,7 @@ impl<'a, I: Iterator<Item = Written<'a>>> Writing<'_, I> {
     /// As many rows as make a good command; none if there are no more.
     async fn command(&mut self) -> Result<Command> {
         let (mut command, bytes_max) = (Command::default(), self.room.min(STATEMENT_BYTES));
-        while command.len() < COMMAND_ROWS
+        while command.len() < ROWS_MAX
             && let Some(row) = self.parameters_of_one()?
         {
             if let Err(row) = command.push(row, bytes_max) {
