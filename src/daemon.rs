@@ -126,7 +126,7 @@ fn open(settings: &Settings, status: &Arc<Status>) -> Result<Pipeline> {
     let limits = Limits {
         bounds,
         // The rest of the budget: the batch being built, the one being applied in its wire form,
-        // and the chunks of the backfills.
+        // rows of a bulk read that wait, and the chunks of the backfills.
         queue_bytes: settings.memory / 4,
         chunk_rows: settings.chunk_rows,
         // One is read and one is written for each of the workers, each about twice in memory.

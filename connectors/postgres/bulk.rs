@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::bulk_ahead::{Ahead, Event, Orders, Rest};
 use super::bulk_rows::{Expected, Piece};
-use super::bulk_turn::{CopiedSlot, FIRST_CALL, Place, cell};
+use super::bulk_turn::{CopiedSlot, FIRST_CALL, Place, READING_IN_BULK, answer, cell, failure};
 use super::config::Config;
 use super::connect::{self, ServerError};
 use super::frames::Frames;
@@ -28,12 +28,8 @@ use super::gap;
 use super::lsn::Lsn;
 use super::source_sql as sql;
 use super::watchdog::Patience;
-use super::wire::{self, Rows, Wire};
+use super::wire::{self, Wire};
 use crate::error::{Code, Error, Result};
-
-const READING_IN_BULK: &str = "read the log in bulk";
-/// As while streaming; and a slot whose log is gone says so only when it is read.
-const GAPS: [(&str, Code); 2] = [gap::WHILE_READING[0], gap::AT_THE_SLOT[1]];
 
 /// What is read, by whom, from where.
 pub struct Task<'a> {
@@ -261,19 +257,6 @@ impl Drop for Bulk {
             task.abort();
         }
     }
-}
-
-/// What a server answered while it is read in bulk.
-///
-/// # Errors
-/// What its error means.
-pub fn answer(answer: std::result::Result<Rows, ServerError>) -> Result<Rows> {
-    answer.map_err(|error| failure(&error))
-}
-
-/// What an error means that ends a bulk read.
-pub fn failure(error: &ServerError) -> Error {
-    gap::failure(READING_IN_BULK, error, &GAPS)
 }
 
 /// Up to these versions a session can start the plug-in only about ten times.

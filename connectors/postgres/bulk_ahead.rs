@@ -13,14 +13,14 @@ use postgres_protocol::message::backend::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use super::bulk_turn::{CALL, CopiedSlot, FIRST_CALL, Place};
+use super::bulk_turn::{CALL, CopiedSlot, FIRST_CALL, Place, answer, failure};
 use super::connect::ServerError;
 use super::frames::Frames;
+use super::gap;
 use super::lsn::Lsn;
 use super::source_sql as sql;
 use super::watchdog::Patience;
 use super::wire::{self, Wire};
-use super::{bulk, gap};
 use crate::error::{Error, Result};
 
 /// How long the stream waits for a target that is slow to make everything durable.
@@ -100,10 +100,11 @@ impl Ahead {
     /// Up to where everything was given out; `None` if the end was told already.
     async fn read(&mut self, from: Lsn) -> Result<Option<Lsn>> {
         let above = self.slots.above;
-        let (mut upto, mut settled) = (from, false);
-        // The slot moves for as much as a call, so that no more log is read for it than for us.
-        let (mut gain, mut least) = (CALL * above, FIRST_CALL);
+        let (mut upto, mut settled, mut least) = (from, false, FIRST_CALL);
         loop {
+            // Until everything is durable the slot moves only for as much as a call, so that no more
+            // log is read for it than for us.
+            let gain = if settled { above } else { CALL * above };
             let place = self.turn(gain).await?;
             // What was not read must not be taken for read; and it would be asked for again for ever.
             if place.confirmed < upto {
@@ -120,7 +121,6 @@ impl Ahead {
                     if is_over {
                         return Ok(None);
                     }
-                    (gain, least) = (CALL * above, CALL);
                 }
                 None if settled => return Ok(Some(place.confirmed)),
                 None => {
@@ -128,9 +128,10 @@ impl Ahead {
                     if self.settle(place.confirmed).await? {
                         return Ok(None);
                     }
-                    (settled, gain, least) = (true, above, CALL);
+                    settled = true;
                 }
             }
+            least = CALL;
         }
     }
 
@@ -149,7 +150,7 @@ impl Ahead {
             if !self.wire.has_message()? {
                 let waited = self.patience.wait(self.wire.wait()).await?;
                 // A fatal error is followed by the end of the connection.
-                waited.map_err(|ended| failed.as_ref().map_or(ended, bulk::failure))?;
+                waited.map_err(|ended| failed.as_ref().map_or(ended, failure))?;
             }
             let rows = self.wire.take_all(b'd')?;
             if rows.len() > 0 {
@@ -211,7 +212,7 @@ async fn last_word(wire: &mut Wire) -> Error {
     loop {
         let said = match wire.message().await {
             Ok(Message::ErrorResponse(body)) => {
-                Err(bulk::failure(&wire::server_error(&mut body.fields())))
+                Err(failure(&wire::server_error(&mut body.fields())))
             }
             Ok(other) => wire::ignore(&other),
             Err(error) => Err(error),
@@ -233,7 +234,7 @@ impl Rest {
     /// # Errors
     /// What the server says, or a broken connection.
     pub async fn into_wire(mut self) -> Result<Wire> {
-        bulk::answer(self.wire.ask(&sql::drop_slot_if_there(&self.copy)).await?)?;
+        answer(self.wire.ask(&sql::drop_slot_if_there(&self.copy)).await?)?;
         Ok(self.wire)
     }
 }

@@ -7,12 +7,17 @@
 //! has to read again, which makes large transactions cost no more than twice; and where much would
 //! be read again for little, streaming is the cheaper way. To move a slot is to read its log too.
 
-use super::bulk::answer;
+use super::connect::ServerError;
 use super::gap;
 use super::lsn::Lsn;
 use super::source_sql as sql;
 use super::wire::{self, Rows, Wire};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
+
+/// What is being done, for errors.
+pub const READING_IN_BULK: &str = "read the log in bulk";
+/// As while streaming; and a slot whose log is gone says so only when it is read.
+const GAPS: [(&str, Code); 2] = [gap::WHILE_READING[0], gap::AT_THE_SLOT[1]];
 
 /// How much log a call takes, in multiples of what a pipeline must be behind. The first one is small,
 /// so that the target has something to do while the server decodes the second one; and none is
@@ -87,6 +92,19 @@ impl Place {
         let call = if new < 2 * call { new } else { call };
         (new >= above && again <= AGAIN_MAX * call).then_some(Lsn(self.confirmed.0 + call))
     }
+}
+
+/// What a server answered while it is read in bulk.
+///
+/// # Errors
+/// What its error means.
+pub fn answer(answer: std::result::Result<Rows, ServerError>) -> Result<Rows> {
+    answer.map_err(|error| failure(&error))
+}
+
+/// What an error means that ends a bulk read.
+pub fn failure(error: &ServerError) -> Error {
+    gap::failure(READING_IN_BULK, error, &GAPS)
 }
 
 /// A cell of an answer that has one row.

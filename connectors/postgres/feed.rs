@@ -220,7 +220,7 @@ async fn begin(
 ) -> Result<State> {
     let behind_bytes = end.0.saturating_sub(from.0);
     let Some(above) = pipeline.bulk_read_above().filter(|above| behind_bytes >= *above) else {
-        return Ok(State::Streaming(Box::new(start(pipeline, wire, from).await?)));
+        return start(pipeline, wire, from).await;
     };
     let Pipeline { config, slot, read_ahead: ahead, .. } = &**pipeline;
     let task = Task { config, slot, above, ahead: *ahead, from, durable };
@@ -253,10 +253,10 @@ async fn stream(pipeline: &Arc<Pipeline>, over: Over) -> Result<State> {
             wire
         }
     };
-    Ok(State::Streaming(Box::new(start(pipeline, wire, from).await?)))
+    start(pipeline, wire, from).await
 }
 
-async fn start(pipeline: &Arc<Pipeline>, wire: Wire, from: Lsn) -> Result<Streaming> {
+async fn start(pipeline: &Arc<Pipeline>, wire: Wire, from: Lsn) -> Result<State> {
     let walsender = Walsender::start(wire, &pipeline.slot, from, &pipeline.early).await?;
-    Ok(Streaming::new(walsender, pipeline.clone()))
+    Ok(State::Streaming(Box::new(Streaming::new(walsender, pipeline.clone()))))
 }

@@ -8,7 +8,7 @@ use super::wire::{broken_protocol, malformed};
 use crate::error::Result;
 
 /// The letter and the length.
-pub const HEADER_BYTES: usize = 5;
+const HEADER_BYTES: usize = 5;
 // The server allocates no message beyond 1 GiB; a longer one is garbage.
 const BYTES_MAX: usize = 1 << 30;
 
@@ -42,14 +42,12 @@ impl Frames {
     /// # Errors
     /// `protocol`.
     pub fn first(&self) -> Result<Option<&[u8]>> {
-        Ok(length(&self.0)?.map(|length| &self.0[HEADER_BYTES..length]))
+        Ok(first(&self.0)?.map(|(_, body)| body))
     }
 
     /// Steps over the first one.
     pub fn skip(&mut self) {
-        if let Ok(Some(length)) = length(&self.0) {
-            self.0.advance(length);
-        }
+        skip(&mut self.0);
     }
 }
 
@@ -64,6 +62,21 @@ pub fn length(bytes: &[u8]) -> Result<Option<usize>> {
         return Err(broken_protocol("a message of more than 1 GiB"));
     }
     Ok((bytes.len() >= length).then_some(length))
+}
+
+/// The letter and the body of the message at the beginning, once it is there as a whole.
+///
+/// # Errors
+/// `protocol` if it cannot be a message.
+pub fn first(bytes: &[u8]) -> Result<Option<(u8, &[u8])>> {
+    Ok(length(bytes)?.map(|length| (bytes[0], &bytes[HEADER_BYTES..length])))
+}
+
+/// Steps over it.
+pub fn skip(buffer: &mut BytesMut) {
+    if let Ok(Some(length)) = length(buffer) {
+        buffer.advance(length);
+    }
 }
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ pub async fn watch(config: Config, talk: Arc<Talk>, backend_pid: i32, session: A
     }
 }
 
-/// The patience with a session that is read without the driver: `bulk.rs`.
+/// The patience with a session that is read without the driver, in bulk.
 ///
 /// Cancel-safe: a question about the session goes on when the future that asked it is dropped.
 pub struct Patience {

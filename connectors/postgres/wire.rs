@@ -1,6 +1,6 @@
 //! A connection to a server in the protocol's own words: login for replication, simple queries,
 //! and messages that are looked at before they are taken. Thin, on `postgres-protocol`, because
-//! the SQL driver has no replication. `walsender.rs` and `bulk.rs` know what the messages mean.
+//! the SQL driver has no replication. `walsender.rs` and `bulk_ahead.rs` know what the messages mean.
 //!
 //! Surprise: a message stays where it is until it is skipped, and half a message stays in the
 //! buffer, so that a dropped future loses nothing.
@@ -12,7 +12,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::connect::{self, ServerError, Socket};
-use super::frames::{self, Frames, HEADER_BYTES};
+use super::frames::{self, Frames};
 use crate::error::{Code, Error, Result};
 
 // The server puts small messages into each packet; wide reads collect many of them.
@@ -120,16 +120,12 @@ impl Wire {
     /// # Errors
     /// `protocol` if it cannot be one, or was not waited for.
     pub fn head(&self) -> Result<(u8, &[u8])> {
-        let length = frames::length(&self.inbox)?;
-        let length = length.ok_or_else(|| broken_protocol("half a message"))?;
-        Ok((self.inbox[0], &self.inbox[HEADER_BYTES..length]))
+        frames::first(&self.inbox)?.ok_or_else(|| broken_protocol("half a message"))
     }
 
     /// Steps over the message that has arrived.
     pub fn skip(&mut self) {
-        if let Ok(Some(length)) = frames::length(&self.inbox) {
-            self.inbox.advance(length);
-        }
+        frames::skip(&mut self.inbox);
     }
 
     /// Waits for a message and takes it out.
