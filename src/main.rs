@@ -1,23 +1,23 @@
 //! The entry of the command line.
 //!
-//! Surprise: the C library gives each thread a heap of its own, up to eight a core, and keeps what
-//! was freed on each. Rows are made by one thread and dropped by another, so all of them grew to the
-//! size of the largest: half of our memory was theirs.
+//! Surprise: rows are made by one thread and dropped by another, hundreds of thousands a second. The
+//! C library pays for each of them, and for memory that it gives back and takes again at once.
+//! jemalloc does not: measured, our own work is a fifth less, and so is the memory.
 
 use std::process::ExitCode;
 
+use tikv_jemallocator::Jemalloc;
+
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
+
+/// jemalloc's settings: two heaps for all threads, which is enough for none to wait; what is free for a
+/// second goes back to the system.
+#[expect(unsafe_code, reason = "the name under which jemalloc looks for them")]
+// SAFETY: it is what jemalloc declares under that name, a text that ends with a zero.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+pub static SETTINGS: &[u8; 47] = b"narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+
 fn main() -> ExitCode {
-    share_heaps();
     driftless::cli::main()
 }
-
-/// Two heaps for all threads: measured, neither is waited for.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "a setting of the C library, made before there is a second thread")]
-fn share_heaps() {
-    // SAFETY: it takes two numbers, and changes nothing that is in use.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn share_heaps() {}
