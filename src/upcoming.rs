@@ -42,7 +42,7 @@ fn bring_forward(part: &mut Arc<TableBatch>, in_front: Option<&TableBatch>) -> u
     if part.truncated.is_some() || in_front.is_some_and(|part| part.truncated.is_some()) {
         return 0;
     }
-    let touched = in_front.map(keys).unwrap_or_default();
+    let touched = in_front.map(|in_front| touched(in_front, part)).unwrap_or_default();
     let depends = |upsert: &RowUpsert| touched.contains(&upsert.key) || upsert.row.has_absent();
     if part.upserts.iter().any(depends) {
         let upserts = &mut Arc::make_mut(part).upserts;
@@ -56,9 +56,28 @@ fn bring_forward(part: &mut Arc<TableBatch>, in_front: Option<&TableBatch>) -> u
     part.upserts.len()
 }
 
-fn keys(part: &TableBatch) -> HashSet<&Key, RandomState> {
+/// The keys that the part in front touches; none if they are all beside those of the other's upserts, as
+/// with rows that are appended, whose keys follow one another from batch to batch.
+fn touched<'k>(in_front: &'k TableBatch, part: &TableBatch) -> HashSet<&'k Key, RandomState> {
+    let upserted = range(part.upserts.iter().map(|upsert| &upsert.key));
+    let overlap = range(keys(in_front))
+        .zip(upserted)
+        .is_some_and(|((least, greatest), (first, last))| least <= last && first <= greatest);
+    if overlap { keys(in_front).collect() } else { HashSet::default() }
+}
+
+/// Every key that a part touches.
+fn keys(part: &TableBatch) -> impl Iterator<Item = &Key> {
     let deleted = part.deletes.iter().map(|delete| &delete.key);
-    part.upserts.iter().map(|upsert| &upsert.key).chain(deleted).collect()
+    part.upserts.iter().map(|upsert| &upsert.key).chain(deleted)
+}
+
+/// The least and the greatest key, in any order that is the same for all keys.
+fn range<'k>(keys: impl Iterator<Item = &'k Key>) -> Option<(&'k Key, &'k Key)> {
+    keys.fold(None, |range, key| match range {
+        Some((least, greatest)) => Some((key.min(least), key.max(greatest))),
+        None => Some((key, key)),
+    })
 }
 
 #[cfg(test)]

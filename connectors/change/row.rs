@@ -18,7 +18,11 @@ pub enum Cell<'a> {
 /// The cells of one row in the order of its schema's columns, in one allocation: a table of
 /// (offset, length) pairs, then the values.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Row(Box<[u8]>);
+pub struct Row {
+    bytes: Box<[u8]>,
+    /// Asked of every row several times, and long after its bytes have left the processor's cache.
+    has_absent: bool,
+}
 
 const SPAN: usize = 8;
 const NULL: u32 = u32::MAX;
@@ -37,13 +41,13 @@ impl Row {
     #[must_use]
     pub fn len(&self) -> usize {
         // The first value begins where the table of spans ends.
-        self.0.first_chunk().map_or(0, |first| u32::from_le_bytes(*first) as usize / SPAN)
+        self.bytes.first_chunk().map_or(0, |first| u32::from_le_bytes(*first) as usize / SPAN)
     }
 
     /// Whether it has no cells.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.bytes.is_empty()
     }
 
     /// The cell at this place.
@@ -53,7 +57,7 @@ impl Row {
     #[must_use]
     pub fn cell(&self, index: usize) -> Cell<'_> {
         assert!(index < self.len(), "cell {index} of a row of {}", self.len());
-        cell(&self.0, index)
+        cell(&self.bytes, index)
     }
 
     /// Whether the key columns have values, as every row of a log must.
@@ -70,7 +74,7 @@ impl Row {
     /// Whether any cell is absent.
     #[must_use]
     pub fn has_absent(&self) -> bool {
-        self.cells().any(|cell| cell == Cell::Absent)
+        self.has_absent
     }
 
     /// This row, with its absent cells taken from `older`.
@@ -83,7 +87,7 @@ impl Row {
     /// The stored form.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 
     /// Reads the stored form; `None` if it is damaged.
@@ -100,13 +104,15 @@ impl Row {
             offset.checked_add(length).is_some_and(|end| end <= bytes.len())
         };
         let is_whole = bytes.is_empty() == spans.is_empty() && spans.iter().all(is_within);
-        is_whole.then(|| Row(bytes.into()))
+        let is_absent = |&[.., a, b, c, d]: &[u8; SPAN]| u32::from_le_bytes([a, b, c, d]) == ABSENT;
+        let has_absent = spans.iter().any(is_absent);
+        is_whole.then(|| Row { bytes: bytes.into(), has_absent })
     }
 
     /// Bytes held.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.0.len() + std::mem::size_of::<Row>()
+        self.bytes.len() + std::mem::size_of::<Row>()
     }
 }
 
@@ -129,6 +135,7 @@ pub struct RowBuilder {
     bytes: Vec<u8>,
     cells: usize,
     pushed: usize,
+    has_absent: bool,
 }
 
 impl RowBuilder {
@@ -136,7 +143,7 @@ impl RowBuilder {
     #[must_use]
     pub fn new(cells: usize, value_bytes: usize) -> RowBuilder {
         let bytes = Vec::with_capacity(cells * SPAN + value_bytes);
-        let mut row = RowBuilder { bytes, cells, pushed: 0 };
+        let mut row = RowBuilder { bytes, cells, pushed: 0, has_absent: false };
         row.restart(cells);
         row
     }
@@ -145,7 +152,7 @@ impl RowBuilder {
     pub fn restart(&mut self, cells: usize) {
         self.bytes.clear();
         self.bytes.resize(cells * SPAN, 0);
-        (self.cells, self.pushed) = (cells, 0);
+        (self.cells, self.pushed, self.has_absent) = (cells, 0, false);
     }
 
     /// The cell at this place; absent if it has not been pushed.
@@ -208,6 +215,7 @@ impl RowBuilder {
         let span = u64::from(length) << 32 | u64::from(offset as u32);
         self.bytes[at..at + SPAN].copy_from_slice(&span.to_le_bytes());
         self.pushed += 1;
+        self.has_absent |= length == ABSENT;
     }
 
     /// The row.
@@ -217,7 +225,7 @@ impl RowBuilder {
     #[must_use]
     pub fn finish(self) -> Row {
         self.assert_whole();
-        Row(self.bytes.into_boxed_slice())
+        Row { bytes: self.bytes.into_boxed_slice(), has_absent: self.has_absent }
     }
 
     /// A copy of the row.
@@ -227,7 +235,7 @@ impl RowBuilder {
     #[must_use]
     pub fn row(&self) -> Row {
         self.assert_whole();
-        Row(self.bytes.as_slice().into())
+        Row { bytes: self.bytes.as_slice().into(), has_absent: self.has_absent }
     }
 
     fn assert_whole(&self) {
@@ -247,7 +255,7 @@ impl Cell<'_> {
 // Row values never reach a log, not even through a debug print.
 impl fmt::Debug for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Row({} cells, {} bytes)", self.len(), self.0.len())
+        write!(f, "Row({} cells, {} bytes)", self.len(), self.bytes.len())
     }
 }
 
@@ -275,6 +283,8 @@ mod tests {
             let row = Row::from_cells(cells.iter().map(cell));
             prop_assert_eq!(row.len(), cells.len());
             prop_assert!(row.cells().eq(cells.iter().map(cell)));
+            prop_assert_eq!(row.has_absent(), cells.contains(&None));
+            prop_assert_eq!(Row::from_bytes(row.as_bytes()), Some(row));
         }
 
         #[test]
