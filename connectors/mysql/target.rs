@@ -72,7 +72,7 @@ pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<MysqlTar
         fence: None,
         lock_held: Arc::default(),
         tables: Records::new(),
-        tombstones: apply::Tombstones::unknown(),
+        tombstones: apply::Tombstones::new(true),
         unknown_commit: false,
     })
 }

@@ -65,6 +65,12 @@ pub fn collect_tombstones(pipeline: &str, floor: Version) -> String {
     )
 }
 
+/// Whether a pipeline has tombstones.
+#[must_use]
+pub fn has_tombstones(pipeline: &str) -> String {
+    format!("EXISTS (SELECT FROM {TOMBSTONE} WHERE pipeline = {})", quote::literal(pipeline))
+}
+
 /// What is written to one table, staged in `stage`.
 #[derive(Clone, Copy, Debug)]
 pub struct TableSql<'a> {

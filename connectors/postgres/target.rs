@@ -76,7 +76,7 @@ pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<Postgres
         joined: None,
         lock_held: Arc::default(),
         tables: BTreeMap::new(),
-        tombstones: apply::Tombstones::unknown(),
+        tombstones: apply::Tombstones::new(true),
         unknown_commit: false,
     })
 }

@@ -26,9 +26,9 @@ pub struct Tombstones {
 }
 
 impl Tombstones {
-    /// Nothing is known.
-    pub fn unknown() -> Tombstones {
-        Tombstones { possible: true, collected: Version::ZERO }
+    /// Whether there may be any, and nothing else.
+    pub fn new(possible: bool) -> Tombstones {
+        Tombstones { possible, collected: Version::ZERO }
     }
 }
 

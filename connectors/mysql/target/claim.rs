@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::MysqlTarget;
+use super::apply::Tombstones;
 use super::records::{bytes, number, optional};
 use crate::ahead::HeldLock;
 use crate::error::{Code, Doing, Error, Result};
@@ -29,10 +30,14 @@ impl MysqlTarget {
             Some(fence) => self.verify_fence(claim, fence).await?,
             None => self.raise_fence(claim).await?,
         };
+        // Nobody else can make any now.
+        let look = sql::has_tombstones(&self.writer.options.pipeline);
+        let found = self.writer.session.query("look for tombstones", &look).await?;
+        self.ahead.expect_tombstones(!found.is_empty());
+        self.tombstones = Tombstones::new(!found.is_empty());
         self.unknown_commit = false;
         self.fence = Some(remembered.fence);
         self.tables = remembered.tables.clone();
-        self.tombstones = super::apply::Tombstones::unknown();
         Ok(remembered)
     }
 

@@ -37,9 +37,9 @@ pub struct Tombstones {
 }
 
 impl Tombstones {
-    /// Nothing is known.
-    pub fn unknown() -> Tombstones {
-        Tombstones { possible: true, collected: Version::ZERO }
+    /// Whether there may be any, and nothing else.
+    pub fn new(possible: bool) -> Tombstones {
+        Tombstones { possible, collected: Version::ZERO }
     }
 }
 
@@ -239,11 +239,7 @@ impl PostgresTarget {
         }
         let pipeline = &self.session.options.pipeline;
         statements.push(sql::collect_tombstones(pipeline, batch.floor));
-        statements.push(format!(
-            "SELECT 'tombstones', EXISTS (SELECT FROM {} WHERE pipeline = {})",
-            sql::TOMBSTONE,
-            quote::literal(pipeline)
-        ));
+        statements.push(format!("SELECT 'tombstones', {}", sql::has_tombstones(pipeline)));
         true
     }
 

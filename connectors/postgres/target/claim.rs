@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio_postgres::SimpleQueryRow;
 
+use super::apply::Tombstones;
 use super::{Attempt, PostgresTarget, text};
 use crate::ahead::HeldLock;
 use crate::change::Checkpoint;
@@ -92,10 +93,15 @@ impl PostgresTarget {
             Some(fence) => self.verify_fence(claim, fence).await?,
             None => self.raise_fence(claim).await?,
         };
+        // Nobody else can make any now.
+        let look =
+            format!("SELECT 1 WHERE {}", sql::has_tombstones(&self.session.options.pipeline));
+        let found = self.session.query("look for tombstones", &look).await?;
+        self.ahead.expect_tombstones(!found.is_empty());
+        self.tombstones = Tombstones::new(!found.is_empty());
         self.unknown_commit = false;
         self.fence = Some(remembered.fence);
         self.tables = remembered.tables.clone();
-        self.tombstones = super::apply::Tombstones::unknown();
         Ok(remembered)
     }
 
