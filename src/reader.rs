@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::queue::Sender;
 
 /// How often a new durable position is passed on to the source.
-const ACKNOWLEDGE_EVERY: Duration = Duration::from_secs(1);
+const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(100);
 /// How often the source hears from us at all.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 

@@ -13,7 +13,7 @@ use postgres_protocol::message::backend::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use super::bulk_turn::{CALL, CopiedSlot, FIRST_CALL, Place, answer, failure};
+use super::bulk_turn::{CALL, CopiedSlot, FIRST_CALL, answer, failure};
 use super::connect::ServerError;
 use super::frames::Frames;
 use super::gap;
@@ -102,17 +102,16 @@ impl Ahead {
         let above = self.slots.above;
         let (mut upto, mut settled, mut least) = (from, false, FIRST_CALL);
         loop {
-            // Until everything is durable the slot moves only for as much as a call, so that no more
-            // log is read for it than for us.
-            let gain = if settled { above } else { CALL * above };
-            let place = self.turn(gain).await?;
+            let place = self.patience.wait(self.slots.place(&mut self.wire)).await??;
             // What was not read must not be taken for read; and it would be asked for again for ever.
             if place.confirmed < upto {
                 return Err(wire::broken_protocol("a bulk read that ends before its end"));
             }
             match place.next_call(above, least) {
                 Some(next) => {
-                    (upto, settled) = (next, false);
+                    // No more log is read for the slot than for us.
+                    self.move_slot(CALL * above).await?;
+                    (upto, settled, least) = (next, false, CALL);
                     self.patience.wait(self.slots.begin_call(&mut self.wire, next)).await??;
                     self.say(Event::Reached(place.confirmed));
                     let failed = self.call().await?;
@@ -128,18 +127,17 @@ impl Ahead {
                     if self.settle(place.confirmed).await? {
                         return Ok(None);
                     }
+                    self.move_slot(above).await?;
                     settled = true;
                 }
             }
-            least = CALL;
         }
     }
 
-    /// Between two calls.
-    async fn turn(&mut self, gain: u64) -> Result<Place> {
+    /// Moves the slot to what is durable if that lets go of so many bytes of log.
+    async fn move_slot(&mut self, gain: u64) -> Result<()> {
         let durable = self.orders.borrow().durable;
-        self.patience.wait(self.slots.move_slot(&mut self.wire, durable, gain)).await??;
-        self.patience.wait(self.slots.place(&mut self.wire)).await?
+        self.patience.wait(self.slots.move_slot(&mut self.wire, durable, gain)).await?
     }
 
     /// Hands the rows of a call on. Returns what the server has against it.
@@ -195,9 +193,9 @@ impl Ahead {
             _ = timeout(SETTLING, self.orders.wait_for(over)) => {}
             error = last_word(&mut self.wire) => return Err(error),
         }
-        let Orders { durable, close } = *self.orders.borrow();
+        let close = self.orders.borrow().close;
         if close {
-            self.patience.wait(self.slots.move_slot(&mut self.wire, durable, 0)).await??;
+            self.move_slot(0).await?;
         }
         Ok(close)
     }
