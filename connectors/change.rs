@@ -324,6 +324,14 @@ pub struct Batch {
     pub status: BTreeMap<TableName, TableStatus>,
 }
 
+impl Batch {
+    /// Whether it leaves tombstones that are not older than its floor.
+    #[must_use]
+    pub fn buries(&self) -> bool {
+        self.tables.iter().any(|part| part.buries(self.floor))
+    }
+}
+
 /// What the target records of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]

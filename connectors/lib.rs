@@ -25,6 +25,7 @@ mod spool;
 pub mod sqlite;
 #[cfg(test)]
 mod testing;
+mod tombstones;
 mod url;
 pub mod version;
 

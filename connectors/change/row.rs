@@ -104,9 +104,10 @@ impl Row {
             offset.checked_add(length).is_some_and(|end| end <= bytes.len())
         };
         let is_whole = bytes.is_empty() == spans.is_empty() && spans.iter().all(is_within);
-        let is_absent = |&[.., a, b, c, d]: &[u8; SPAN]| u32::from_le_bytes([a, b, c, d]) == ABSENT;
-        let has_absent = spans.iter().any(is_absent);
-        is_whole.then(|| Row { bytes: bytes.into(), has_absent })
+        is_whole.then(|| {
+            let has_absent = (0..spans.len()).any(|index| cell(bytes, index) == Cell::Absent);
+            Row { bytes: bytes.into(), has_absent }
+        })
     }
 
     /// Bytes held.

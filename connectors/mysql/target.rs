@@ -39,6 +39,7 @@ use crate::change::{Applied, Batch, Cell, Key, Row, TableBatch};
 use crate::error::{Code, Error, Result};
 use crate::records::{Records, not_joined};
 use crate::schema::{TableName, TableSchema};
+use crate::tombstones::Tombstones;
 use crate::version::Version;
 use crate::{Claim, Finding, KeyScan, Prepared, Remembered, StageAhead, Target, TargetOptions};
 
@@ -53,7 +54,7 @@ pub struct MysqlTarget {
     lock_held: Arc<AtomicBool>,
     /// What `_cdc_checkpoint` says of tables, as of our last commit.
     tables: Records,
-    tombstones: apply::Tombstones,
+    tombstones: Tombstones,
     /// Whether a batch may have been committed without our knowing. Only a claim tells.
     unknown_commit: bool,
 }
@@ -72,7 +73,7 @@ pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<MysqlTar
         fence: None,
         lock_held: Arc::default(),
         tables: Records::new(),
-        tombstones: apply::Tombstones::new(true),
+        tombstones: Tombstones::new(true),
         unknown_commit: false,
     })
 }

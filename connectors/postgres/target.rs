@@ -39,6 +39,7 @@ use crate::ahead::Ahead;
 use crate::change::{Applied, Batch, Key, Row, TableBatch};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TableName, TableSchema};
+use crate::tombstones::Tombstones;
 use crate::version::Version;
 use crate::{
     Claim, Finding, KeyScan, Prepared, Remembered, StageAhead, TableRecord, Target, TargetOptions,
@@ -56,7 +57,7 @@ pub struct PostgresTarget {
     lock_held: Arc<AtomicBool>,
     /// What `_cdc_checkpoint` says of tables, as of our last commit.
     tables: BTreeMap<TableName, TableRecord>,
-    tombstones: apply::Tombstones,
+    tombstones: Tombstones,
     /// Whether a batch may have been committed without our knowing. Only a claim tells.
     unknown_commit: bool,
 }
@@ -76,7 +77,7 @@ pub(crate) async fn target(url: &str, options: TargetOptions) -> Result<Postgres
         joined: None,
         lock_held: Arc::default(),
         tables: BTreeMap::new(),
-        tombstones: apply::Tombstones::new(true),
+        tombstones: Tombstones::new(true),
         unknown_commit: false,
     })
 }

@@ -15,22 +15,7 @@ use crate::mysql::sql;
 use crate::part::TablePart;
 use crate::records;
 use crate::schema::TableName;
-use crate::version::Version;
-
-/// What this session knows of the pipeline's tombstones, so that it need not ask.
-pub struct Tombstones {
-    /// Whether there may be any.
-    possible: bool,
-    /// The floor below which there are none.
-    collected: Version,
-}
-
-impl Tombstones {
-    /// Whether there may be any, and nothing else.
-    pub fn new(possible: bool) -> Tombstones {
-        Tombstones { possible, collected: Version::ZERO }
-    }
-}
+use crate::tombstones::Tombstones;
 
 /// Where the target is when a batch begins.
 enum Place {
@@ -57,10 +42,8 @@ impl MysqlTarget {
 
     async fn attempt(&mut self, batch: &Batch) -> Result<Applied> {
         let tables = records::after(&self.tables, batch)?;
-        let check =
-            self.tombstones.possible || batch.tables.iter().any(|table| table.truncated.is_some());
-        let buries = batch.tables.iter().any(|table| table.buries(batch.floor));
-        self.ahead.expect_tombstones(check || buries);
+        let check = self.tombstones.concern(batch);
+        self.ahead.expect_tombstones(check || batch.buries());
         let brought = self.ahead.take(batch, check, &mut self.writer).await;
         if brought.is_none() {
             self.writer.begin().await?;
@@ -80,8 +63,7 @@ impl MysqlTarget {
         let advance =
             sql::advance(&self.writer.options.pipeline, &batch.checkpoint, written.as_deref());
         self.writer.session.execute("move the checkpoint", &advance).await?;
-        // Known before the commit: whoever drops this future must not leave us believing less.
-        self.tombstones.possible |= buries;
+        self.tombstones.expect(batch);
         let missing = self.write_tables(batch, check, &brought.unwrap_or_default()).await?;
         if !missing.is_empty() {
             self.writer.roll_back().await;
@@ -142,15 +124,18 @@ impl MysqlTarget {
     /// Drops tombstones that nothing older can follow any more. Strictly below the floor: an idle
     /// source gives a new backfill the very version of the floor. Returns what is known then.
     async fn collect_tombstones(&mut self, batch: &Batch) -> Result<Option<Tombstones>> {
-        if !self.tombstones.possible || batch.floor <= self.tombstones.collected {
+        if !self.tombstones.are_due(batch.floor) {
             return Ok(None);
         }
         let pipeline = &self.writer.options.pipeline;
         let collect = sql::collect_tombstones(pipeline, batch.floor);
         self.writer.session.execute("collect tombstones", &collect).await?;
-        let look = sql::has_tombstones(pipeline);
-        let possible = !self.writer.session.query("look for tombstones", &look).await?.is_empty();
-        Ok(Some(Tombstones { possible, collected: batch.floor }))
+        Ok(Some(Tombstones::collected(batch.floor, self.has_tombstones().await?)))
+    }
+
+    pub(super) async fn has_tombstones(&mut self) -> Result<bool> {
+        let look = sql::has_tombstones(&self.writer.options.pipeline);
+        Ok(!self.writer.session.query("look for tombstones", &look).await?.is_empty())
     }
 
     /// Turns a refusal of the server into the reaction that it asks for.

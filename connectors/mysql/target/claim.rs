@@ -10,13 +10,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::MysqlTarget;
-use super::apply::Tombstones;
 use super::records::{bytes, number, optional};
 use crate::ahead::HeldLock;
 use crate::error::{Code, Doing, Error, Result};
 use crate::mysql::sql;
 use crate::records::{self, Records};
 use crate::schema::TableName;
+use crate::tombstones::Tombstones;
 use crate::{Claim, Remembered};
 
 /// How long another instance's session may take to go away before it counts as alive.
@@ -31,10 +31,9 @@ impl MysqlTarget {
             None => self.raise_fence(claim).await?,
         };
         // Nobody else can make any now.
-        let look = sql::has_tombstones(&self.writer.options.pipeline);
-        let found = self.writer.session.query("look for tombstones", &look).await?;
-        self.ahead.expect_tombstones(!found.is_empty());
-        self.tombstones = Tombstones::new(!found.is_empty());
+        let possible = self.has_tombstones().await?;
+        self.ahead.expect_tombstones(possible);
+        self.tombstones = Tombstones::new(possible);
         self.unknown_commit = false;
         self.fence = Some(remembered.fence);
         self.tables = remembered.tables.clone();

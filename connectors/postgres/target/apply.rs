@@ -21,27 +21,13 @@ use crate::part::TablePart;
 use crate::postgres::{connect, quote, sql, types};
 use crate::records::{self, Records};
 use crate::schema::TableName;
+use crate::tombstones::Tombstones;
 use crate::version::Version;
 
 /// A lock that somebody holds on a table must show as a retry, not as silence.
 pub const BEGIN: &str = "\
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
 SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '30s'";
-
-/// What this session knows of the pipeline's tombstones, so that it need not ask.
-pub struct Tombstones {
-    /// Whether there may be any.
-    possible: bool,
-    /// The floor below which there are none.
-    collected: Version,
-}
-
-impl Tombstones {
-    /// Whether there may be any, and nothing else.
-    pub fn new(possible: bool) -> Tombstones {
-        Tombstones { possible, collected: Version::ZERO }
-    }
-}
 
 impl PostgresTarget {
     pub(super) async fn apply_batch(&mut self, batch: &Batch) -> Result<Applied> {
@@ -78,9 +64,8 @@ impl PostgresTarget {
 
     async fn attempt(&mut self, batch: &Batch) -> Attempt<Applied> {
         let tables = records::after(&self.tables, batch)?;
-        let check = self.check_tombstones(batch);
-        self.ahead
-            .expect_tombstones(check || batch.tables.iter().any(|part| part.buries(batch.floor)));
+        let check = self.tombstones.concern(batch);
+        self.ahead.expect_tombstones(check || batch.buries());
         let brought = self.ahead.take(batch, check, &mut self.session).await;
         let begin = if brought.is_some() { String::new() } else { format!("{BEGIN}; ") };
         let mut brought = brought.unwrap_or_default().into_iter();
@@ -139,7 +124,7 @@ impl PostgresTarget {
         self.session.in_transaction = false;
         self.unknown_commit = false;
         if collects {
-            self.tombstones = Tombstones { possible: remain, collected: batch.floor };
+            self.tombstones = Tombstones::collected(batch.floor, remain);
         }
         if let Some(tables) = tables {
             self.tables = tables;
@@ -192,10 +177,6 @@ impl PostgresTarget {
         Err(Error::stop(Code::Internal, message).into())
     }
 
-    fn check_tombstones(&self, batch: &Batch) -> bool {
-        self.tombstones.possible || batch.tables.iter().any(|table| table.truncated.is_some())
-    }
-
     /// Everything that a staged part does to its table.
     pub(super) fn table_statements(
         &self,
@@ -232,9 +213,8 @@ impl PostgresTarget {
     /// Drops tombstones that nothing older can follow any more, and asks whether any are left.
     /// Returns whether there was reason to.
     fn collect_statements(&mut self, statements: &mut Vec<String>, batch: &Batch) -> bool {
-        // Known before the commit: whoever drops this future must not leave us believing less.
-        self.tombstones.possible |= batch.tables.iter().any(|part| part.buries(batch.floor));
-        if !self.tombstones.possible || batch.floor <= self.tombstones.collected {
+        self.tombstones.expect(batch);
+        if !self.tombstones.are_due(batch.floor) {
             return false;
         }
         let pipeline = &self.session.options.pipeline;

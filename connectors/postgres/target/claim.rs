@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use tokio_postgres::SimpleQueryRow;
 
-use super::apply::Tombstones;
 use super::{Attempt, PostgresTarget, text};
 use crate::ahead::HeldLock;
 use crate::change::Checkpoint;
@@ -21,6 +20,7 @@ use crate::fnv::fnv_1a;
 use crate::postgres::{connect, quote, sql, types};
 use crate::records;
 use crate::schema::TableName;
+use crate::tombstones::Tombstones;
 use crate::version::Position;
 use crate::{Claim, Remembered, TableRecord};
 
