@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use postgres_protocol::message::backend::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::bulk_turn::{CALL, CopiedSlot, FIRST_CALL, answer, failure};
 use super::connect::ServerError;
@@ -25,11 +25,6 @@ use crate::error::{Error, Result};
 
 /// How long the stream waits for a target that is slow to make everything durable.
 const SETTLING: Duration = Duration::from_secs(10);
-/// The server sends a few rows at a time, and to be woken for each of them costs both sides more than
-/// the rows do. So after less than `FEW_BYTES` of them it has so long to send more.
-const BREATHER: Duration = Duration::from_millis(1);
-/// As `BREATHER`.
-const FEW_BYTES: usize = 64 * 1024;
 /// In which unit room for rows is counted.
 const ROOM_BYTES: usize = 1024;
 
@@ -152,11 +147,7 @@ impl Ahead {
             }
             let rows = self.wire.take_all(b'd')?;
             if rows.len() > 0 {
-                let are_few = rows.len() < FEW_BYTES;
                 self.hand_on(rows).await;
-                if are_few {
-                    sleep(BREATHER).await;
-                }
                 continue;
             }
             match self.wire.take()? {

@@ -16,6 +16,7 @@ use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, NoTls};
 
 use super::config::{Config, Host, TlsMode};
+use super::paced::{Paced, Reading};
 use super::tls;
 use super::watchdog::{self, Overheard, Talk};
 use crate::error::{Code, Error, Result};
@@ -88,7 +89,7 @@ async fn open(
         driver.password(password);
     }
     let login = async {
-        let socket = Overheard::new(dial(config).await?, Arc::clone(talk));
+        let socket = Overheard::new(dial(config, Reading::AtOnce).await?, Arc::clone(talk));
         driver
             .connect_raw(socket, NoTls)
             .await
@@ -136,17 +137,19 @@ pub fn startup_options() -> String {
 ///
 /// # Errors
 /// `unreachable` (transient), `tls`.
-pub async fn dial(config: &Config) -> Result<Box<dyn Socket>> {
+pub async fn dial(config: &Config, reading: Reading) -> Result<Box<dyn Socket>> {
     let host = match &config.host {
         Host::Unix(_) => {
             let socket = UnixStream::connect(config.socket_path()).await;
-            return Ok(Box::new(socket.map_err(|error| unreachable(config, &error))?));
+            let socket = socket.map_err(|error| unreachable(config, &error))?;
+            return Ok(Box::new(Paced::new(socket, reading)));
         }
         Host::Tcp(host) => host,
     };
     let socket = TcpStream::connect((host.as_str(), config.port)).await;
     let socket = socket.map_err(|error| unreachable(config, &error))?;
     keep_alive(&socket).map_err(|error| unreachable(config, &error))?;
+    let socket = Paced::new(socket, reading);
     if config.tls == TlsMode::Disable {
         return Ok(Box::new(socket));
     }

@@ -19,6 +19,7 @@ mod frames;
 mod gap;
 mod lsn;
 mod outcome;
+mod paced;
 mod pgoutput;
 mod publication;
 pub mod quote;

@@ -7,6 +7,7 @@
 use super::config::{Config, Host, TlsMode};
 use super::connect;
 use super::lsn::{LogIdentity, Lsn};
+use super::paced::Reading;
 use super::subscribe::RESYNC;
 use super::wire::{Login, Wire};
 use crate::error::{Code, Error, Result};
@@ -31,7 +32,7 @@ pub async fn login(config: &Config, slot: &str) -> Result<Wire> {
         options: &options,
         encrypted: config.tls != TlsMode::Disable || matches!(config.host, Host::Unix(_)),
     };
-    let login = async { Wire::login(connect::dial(config).await?, &login).await };
+    let login = async { Wire::login(connect::dial(config, Reading::Rested).await?, &login).await };
     connect::within(config, login)
         .await
         .map_err(|error| error.context(connect::doing_login(config)))

@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::config::{Config, TlsMode};
+use super::paced::Paced;
 use crate::error::{Code, Error, Result};
 
 // Protocol version 1234.5679 in a packet of 8 bytes.
@@ -33,8 +34,8 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 pub async fn establish(
     config: &Config,
     host: &str,
-    mut socket: TcpStream,
-) -> Result<TlsStream<TcpStream>> {
+    mut socket: Paced<TcpStream>,
+) -> Result<TlsStream<Paced<TcpStream>>> {
     let connector = TlsConnector::from(Arc::new(client_config(config)?));
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| failed(config, format!("{host:?} is not a host name")))?;
