@@ -1,6 +1,6 @@
 //! The log as it is read over SQL, in bulk: the feed of a pipeline that is behind. The same
-//! messages as `streaming.rs` has, at little more than half the cost for the server and a third of
-//! the cost for us, in calls of bounded size.
+//! messages as `streaming.rs` has, at no more than half the cost for the server and less for us, in
+//! calls of bounded size.
 //!
 //! The calls read a temporary copy of our slot, which goes when the session goes. So a call need
 //! not wait until the one before it is durable, and nothing is delivered twice: the copy begins
@@ -223,7 +223,7 @@ impl Bulk {
         self.settling
     }
 
-    /// Moves the slot to what is durable, for the last time, if no call is under way. The next
+    /// Tells the server what is durable, for the last time, if no call is under way. The next
     /// bulk read does it otherwise.
     ///
     /// # Errors

@@ -11,6 +11,8 @@ use super::connect::ServerError;
 use super::gap;
 use super::lsn::Lsn;
 use super::source_sql as sql;
+use super::streamed::Early;
+use super::walsender::Walsender;
 use super::wire::{self, Rows, Wire};
 use crate::error::{Code, Error, Result};
 
@@ -62,6 +64,24 @@ impl CopiedSlot {
         let moved = wire.ask(&sql::move_slot_behind(&self.slot, &self.copy, durable, gain)).await?;
         moved.map_err(|error| gap::failure("move the slot", &error, &gap::AT_THE_SLOT))?;
         Ok(())
+    }
+
+    /// Says for the last time what is durable. To move the slot is to read its log once more, so where
+    /// that would let go of little the stream says it, which reads nothing.
+    ///
+    /// # Errors
+    /// What the server says, or a broken connection.
+    pub async fn part(&self, mut wire: Wire, durable: Lsn) -> Result<()> {
+        self.move_slot(&mut wire, durable, self.above).await?;
+        let behind = answer(wire.ask(&sql::slot_is_behind(&self.slot, durable)).await?)?;
+        match behind.is_empty() {
+            true => Ok(()),
+            false => {
+                let stream =
+                    Walsender::start(wire, &self.slot, durable, &Early::new(false)).await?;
+                stream.finish(durable).await
+            }
+        }
     }
 
     /// Begins a call that reads up to a place.

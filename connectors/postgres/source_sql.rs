@@ -364,6 +364,15 @@ pub fn move_slot(slot: &str, to: Lsn) -> String {
     format!("SELECT pg_replication_slot_advance({}, '{to}')", literal(slot))
 }
 
+/// Whether a slot that nobody reads is not at a place yet: one row, or none.
+pub fn slot_is_behind(slot: &str, place: Lsn) -> String {
+    format!(
+        "SELECT true FROM pg_replication_slots \
+         WHERE slot_name = {} AND active_pid IS NULL AND confirmed_flush_lsn < '{place}'",
+        literal(slot)
+    )
+}
+
 /// As `move_slot`, if the slot's log then begins at least `gain` bytes later, which is known from a
 /// copy that is ahead of it. Not while somebody reads it, or if it has got there already: an error
 /// would end all temporary slots of the session.

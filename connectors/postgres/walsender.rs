@@ -148,6 +148,23 @@ impl Walsender {
         };
         self.wire.put(status).await
     }
+
+    /// Says it for the last time, and waits until the server has heard it and has ended the stream.
+    /// What it sends meanwhile is thrown away.
+    ///
+    /// # Errors
+    /// What the server says, or a broken connection.
+    pub async fn finish(mut self, durable: Lsn) -> Result<()> {
+        self.send_status(durable, false).await?;
+        let copy_done = |outbox: &mut bytes::BytesMut| {
+            outbox.put_u8(b'c');
+            outbox.put_u32(4);
+        };
+        self.wire.put(copy_done).await?;
+        let ended = self.wire.until_ready().await?;
+        ended.map_err(|error| gap::failure("end the stream", &error, &gap::WHILE_READING))?;
+        Ok(())
+    }
 }
 
 async fn try_start(wire: &mut Wire, text: &str) -> Result<()> {

@@ -199,16 +199,23 @@ async fn the_server_goes_on_while_nobody_asks_for_the_rows_of_a_call() {
 async fn a_log_that_is_closed_after_a_bulk_read_has_moved_its_slot() {
     let fixture =
         Fixture::reading_in_bulk(16 << 10, "CREATE TABLE t (k int PRIMARY KEY, v text)").await;
-    let from = fixture.subscribed().await;
-    fixture.run(&flood(2000)).await;
-    fixture.run("CHECKPOINT").await;
-    let end = fixture.end_of_log().await;
-    let mut stream = fixture.open(&from).await;
-    let (durable, _) = read_to(&mut stream, end).await;
-    assert_eq!(fixture.confirmed().await, lsn(&from));
-    assert!(fixture.is_in_bulk().await, "it is streamed");
-    stream.close(&durable).await.unwrap();
-    assert_eq!(fixture.confirmed().await, lsn(&durable));
+    let mut from = fixture.subscribed().await;
+    // Of log without a checkpoint nothing can be let go of, so the server is only told.
+    let update = "UPDATE t SET v = repeat('y', 100)";
+    for (changes, after) in [(flood(2000).as_str(), "CHECKPOINT"), (update, "CREATE SEQUENCE s")] {
+        fixture.run(changes).await;
+        fixture.run(after).await;
+        let (end, restart) = (fixture.end_of_log().await, fixture.restart().await);
+        let mut stream = fixture.open(&from).await;
+        let (durable, _) = read_to(&mut stream, end).await;
+        assert_eq!(fixture.confirmed().await, lsn(&from));
+        assert!(fixture.is_in_bulk().await, "it is streamed");
+        stream.close(&durable).await.unwrap();
+        assert_eq!(fixture.confirmed().await, lsn(&durable));
+        assert_eq!(fixture.restart().await > restart, after == "CHECKPOINT");
+        drop(stream);
+        from = durable;
+    }
 }
 
 #[tokio::test]
