@@ -27,6 +27,14 @@ pub enum Fault {
     FlipAfter(usize),
 }
 
+/// What one direction suffers.
+#[derive(Clone)]
+struct Line {
+    fault: Fault,
+    /// How often it was cut. A connection that was there ends, even if the line is mended at once.
+    cuts: u32,
+}
+
 #[derive(Default)]
 struct Counters {
     connections: AtomicU32,
@@ -36,8 +44,8 @@ struct Counters {
 /// A proxy in front of one server. Dropping it closes all connections.
 pub struct Proxy {
     port: u16,
-    to_server: watch::Sender<Fault>,
-    to_client: watch::Sender<Fault>,
+    to_server: watch::Sender<Line>,
+    to_client: watch::Sender<Line>,
     counters: Arc<Counters>,
     listener: tokio::task::JoinHandle<()>,
 }
@@ -47,8 +55,8 @@ impl Proxy {
     pub async fn start(server_port: u16) -> Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (to_server, _) = watch::channel(Fault::Pass);
-        let (to_client, _) = watch::channel(Fault::Pass);
+        let whole = Line { fault: Fault::Pass, cuts: 0 };
+        let (to_server, to_client) = (watch::Sender::new(whole.clone()), watch::Sender::new(whole));
         let counters = Arc::new(Counters::default());
         let faults = (to_server.clone(), to_client.clone());
         let listener = tokio::spawn(accept(listener, server_port, faults, counters.clone()));
@@ -62,12 +70,12 @@ impl Proxy {
 
     /// What happens from now on to the bytes on their way to the server.
     pub fn to_server(&self, fault: Fault) {
-        self.to_server.send_replace(fault);
+        inflict(&self.to_server, fault);
     }
 
     /// What happens from now on to the bytes on their way to the client.
     pub fn to_client(&self, fault: Fault) {
-        self.to_client.send_replace(fault);
+        inflict(&self.to_client, fault);
     }
 
     /// How many connections were cut so far.
@@ -83,16 +91,23 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.to_server.send_replace(Fault::Cut);
-        self.to_client.send_replace(Fault::Cut);
+        inflict(&self.to_server, Fault::Cut);
+        inflict(&self.to_client, Fault::Cut);
         self.listener.abort();
     }
+}
+
+fn inflict(line: &watch::Sender<Line>, fault: Fault) {
+    line.send_modify(|line| {
+        line.cuts += u32::from(fault == Fault::Cut);
+        line.fault = fault;
+    });
 }
 
 async fn accept(
     listener: TcpListener,
     server_port: u16,
-    (to_server, to_client): (watch::Sender<Fault>, watch::Sender<Fault>),
+    (to_server, to_client): (watch::Sender<Line>, watch::Sender<Line>),
     counters: Arc<Counters>,
 ) {
     while let Ok((client, _)) = listener.accept().await {
@@ -120,10 +135,12 @@ async fn accept(
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    fault: watch::Sender<Fault>,
+    line: watch::Sender<Line>,
     doomed: &AtomicBool,
 ) -> bool {
-    let mut changes = fault.subscribe();
+    let mut changes = line.subscribe();
+    let cuts = changes.borrow().cuts;
+    let is_cut = |line: &Line| line.fault == Fault::Cut || line.cuts > cuts;
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let length = tokio::select! {
@@ -131,41 +148,41 @@ async fn pump(
                 Ok(0) | Err(_) => return false,
                 Ok(length) => length,
             },
-            _ = changes.wait_for(|fault| *fault == Fault::Cut) => return true,
+            _ = changes.wait_for(is_cut) => return true,
         };
-        if doomed.load(Ordering::Relaxed) {
+        let now = line.borrow().clone();
+        if doomed.load(Ordering::Relaxed) || is_cut(&now) {
             return true;
         }
-        let now = fault.borrow().clone();
-        match now {
+        match now.fault {
             Fault::Swallow => continue,
             Fault::Cut => return true,
             Fault::CutBefore(pattern) => {
                 if contains(&buffer[..length], pattern) {
-                    fault.send_replace(Fault::Pass);
+                    inflict(&line, Fault::Pass);
                     return true;
                 }
             }
             Fault::CutAnswerTo(pattern) => {
                 if contains(&buffer[..length], pattern) {
-                    fault.send_replace(Fault::Pass);
+                    inflict(&line, Fault::Pass);
                     doomed.store(true, Ordering::Relaxed);
                 }
             }
             Fault::FlipAfter(left) if left < length => {
-                fault.send_replace(Fault::Pass);
+                inflict(&line, Fault::Pass);
                 buffer[left] ^= 1;
             }
             Fault::FlipAfter(left) => {
-                fault.send_replace(Fault::FlipAfter(left - length));
+                inflict(&line, Fault::FlipAfter(left - length));
             }
             Fault::CutAfter(left) if left <= length => {
-                fault.send_replace(Fault::Pass);
+                inflict(&line, Fault::Pass);
                 let _ = to.write_all(&buffer[..left]).await;
                 return true;
             }
             Fault::CutAfter(left) => {
-                fault.send_replace(Fault::CutAfter(left - length));
+                inflict(&line, Fault::CutAfter(left - length));
             }
             Fault::Pass => {}
         }
