@@ -13,6 +13,7 @@
 //! The server decodes every record of the log that begins before the place it is given, and then
 //! says through the copy how far it got: every commit that begins before that place was given out.
 
+use std::mem;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
@@ -51,10 +52,7 @@ pub struct Task<'a> {
 pub struct Bulk {
     events: mpsc::UnboundedReceiver<Result<Event>>,
     orders: watch::Sender<Orders>,
-    /// Begun by the first `peek`: until then whoever opens the log may look where it ends, and the
-    /// calls are to read as far as that.
-    begins: Option<Box<Ahead>>,
-    task: Option<JoinHandle<()>>,
+    task: JoinHandle<()>,
     /// Rows that came, and the room they take up.
     rows: Option<(Frames, OwnedSemaphorePermit)>,
     /// What the call may still have.
@@ -133,14 +131,13 @@ impl Bulk {
                 gap::failure(READING_IN_BULK, &error, &[("55000", Code::SlotGap)])
             })?;
         }
-        let (orders, given) = watch::channel(Orders { durable, close: false });
+        let (orders, given) = watch::channel(Orders { begin: false, durable, close: false });
         let (sender, events) = mpsc::unbounded_channel();
         let reading = Ahead::new((wire, slots, patience), given, sender, ahead);
         Ok(Opened::Bulk(Bulk {
             events,
             orders,
-            begins: Some(Box::new(reading)),
-            task: None,
+            task: tokio::spawn(reading.run(from)),
             rows: None,
             expected: Expected::Nothing,
             received: from,
@@ -153,9 +150,6 @@ impl Bulk {
     /// # Errors
     /// A gap, what the server says, silence (transient), or a broken connection.
     pub async fn peek(&mut self) -> Result<Next> {
-        if let Some(reading) = self.begins.take() {
-            self.task = Some(tokio::spawn(reading.run(self.received)));
-        }
         loop {
             while let Some((rows, _)) = &mut self.rows {
                 match rows.first()? {
@@ -169,6 +163,7 @@ impl Bulk {
                     None => self.rows = None,
                 }
             }
+            self.orders.send_if_modified(|orders| !mem::replace(&mut orders.begin, true));
             match self.events.recv().await.ok_or_else(nothing_there)?? {
                 Event::Rows(rows, room) => self.rows = Some((rows, room)),
                 Event::Called(failed) => {
@@ -230,7 +225,7 @@ impl Bulk {
     /// What the server says, silence (transient), or a broken connection.
     pub async fn close(&mut self, durable: Lsn) -> Result<()> {
         if self.settling {
-            self.orders.send_replace(Orders { durable, close: true });
+            self.orders.send_replace(Orders { begin: true, durable, close: true });
             // Its end; or it went on before it heard of ours.
             self.events.recv().await.transpose()?;
         }
@@ -253,9 +248,7 @@ impl Bulk {
 
 impl Drop for Bulk {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        self.task.abort();
     }
 }
 

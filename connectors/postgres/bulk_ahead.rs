@@ -51,6 +51,9 @@ pub struct Rest {
 /// What the task has to know.
 #[derive(Clone, Copy, Debug)]
 pub struct Orders {
+    /// Whether to begin. Whoever has opened the log looks first where it ends, and the calls are to
+    /// read as far as that.
+    pub begin: bool,
     /// Up to where everything is durable.
     pub durable: Lsn,
     /// Whether to tell the server and end, once the log has nothing more.
@@ -59,7 +62,7 @@ pub struct Orders {
 
 /// Why the task ends.
 enum Ending {
-    /// A call was refused, and that was told.
+    /// A call was refused, and that was told; or nobody listens any more.
     Told,
     /// The log is let go of.
     Closed,
@@ -91,7 +94,7 @@ impl Ahead {
         Ahead { wire, slots, patience, orders, events, room, room_max }
     }
 
-    /// Reads from this place, where the copy is, until there is nothing more to say.
+    /// Reads from this place, where the copy is, when told to, until there is nothing more to say.
     pub async fn run(mut self, from: Lsn) {
         let last = match self.read(from).await {
             Ok(Ending::NothingLeft(at)) => {
@@ -114,6 +117,9 @@ impl Ahead {
     }
 
     async fn read(&mut self, from: Lsn) -> Result<Ending> {
+        if self.orders.wait_for(|orders| orders.begin).await.is_err() {
+            return Ok(Ending::Told);
+        }
         let above = self.slots.above;
         let (mut upto, mut settled, mut least) = (from, false, FIRST_CALL);
         loop {
