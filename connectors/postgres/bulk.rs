@@ -225,7 +225,7 @@ impl Bulk {
     /// What the server says, silence (transient), or a broken connection.
     pub async fn close(&mut self, durable: Lsn) -> Result<()> {
         if self.settling {
-            self.orders.send_replace(Orders { begin: true, durable, close: true });
+            self.orders.send_modify(|orders| (orders.durable, orders.close) = (durable, true));
             // Its end; or it went on before it heard of ours.
             self.events.recv().await.transpose()?;
         }

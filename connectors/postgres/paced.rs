@@ -97,11 +97,10 @@ impl<S: Watchable> Paced<S> {
     }
 
     fn watched(&mut self) -> io::Result<Pin<&mut S>> {
-        if let Socket::Unwatched(_) = self.socket
-            && let Socket::Unwatched(socket) = mem::replace(&mut self.socket, Socket::Lost)
-        {
-            self.socket = Socket::Watched(S::watch(socket)?);
-        }
+        self.socket = match mem::replace(&mut self.socket, Socket::Lost) {
+            Socket::Unwatched(socket) => Socket::Watched(S::watch(socket)?),
+            other => other,
+        };
         match &mut self.socket {
             Socket::Watched(socket) => Ok(Pin::new(socket)),
             Socket::Unwatched(_) | Socket::Lost => Err(io::ErrorKind::NotConnected.into()),

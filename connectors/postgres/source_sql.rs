@@ -366,11 +366,7 @@ pub fn move_slot(slot: &str, to: Lsn) -> String {
 
 /// Whether a slot that nobody reads is not at a place yet: one row, or none.
 pub fn slot_is_behind(slot: &str, place: Lsn) -> String {
-    format!(
-        "SELECT true FROM pg_replication_slots \
-         WHERE slot_name = {} AND active_pid IS NULL AND confirmed_flush_lsn < '{place}'",
-        literal(slot)
-    )
+    format!("SELECT true FROM pg_replication_slots WHERE {}", is_behind(slot, place))
 }
 
 /// As `move_slot`, if the slot's log then begins at least `gain` bytes later, which is known from a
@@ -378,12 +374,18 @@ pub fn slot_is_behind(slot: &str, place: Lsn) -> String {
 /// would end all temporary slots of the session.
 pub fn move_slot_behind(slot: &str, copy: &str, to: Lsn, gain: u64) -> String {
     format!(
-        "SELECT pg_replication_slot_advance(s.slot_name, '{to}') \
-         FROM pg_replication_slots s, pg_replication_slots c \
-         WHERE s.slot_name = {} AND s.active_pid IS NULL AND s.confirmed_flush_lsn < '{to}' \
-           AND c.slot_name = {} AND c.restart_lsn - s.restart_lsn >= {gain}",
-        literal(slot),
+        "SELECT pg_replication_slot_advance(slot_name, '{to}') FROM pg_replication_slots s \
+         WHERE {} AND (SELECT c.restart_lsn - s.restart_lsn FROM pg_replication_slots c \
+                       WHERE c.slot_name = {}) >= {gain}",
+        is_behind(slot, to),
         literal(copy)
+    )
+}
+
+fn is_behind(slot: &str, place: Lsn) -> String {
+    format!(
+        "slot_name = {} AND active_pid IS NULL AND confirmed_flush_lsn < '{place}'",
+        literal(slot)
     )
 }
 

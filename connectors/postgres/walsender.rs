@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BufMut;
 use postgres_protocol::message::backend::Message;
+use postgres_protocol::message::frontend;
 use tokio::time::{Instant, sleep};
 
 use super::connect::ServerError;
@@ -156,11 +157,7 @@ impl Walsender {
     /// What the server says, or a broken connection.
     pub async fn finish(mut self, durable: Lsn) -> Result<()> {
         self.send_status(durable, false).await?;
-        let copy_done = |outbox: &mut bytes::BytesMut| {
-            outbox.put_u8(b'c');
-            outbox.put_u32(4);
-        };
-        self.wire.put(copy_done).await?;
+        self.wire.put(frontend::copy_done).await?;
         let ended = self.wire.until_ready().await?;
         ended.map_err(|error| gap::failure("end the stream", &error, &gap::WHILE_READING))?;
         Ok(())
