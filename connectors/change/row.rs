@@ -166,6 +166,7 @@ impl RowBuilder {
     ///
     /// # Panics
     /// If there are more cells than were announced: a defect.
+    #[inline]
     pub fn push(&mut self, cell: Cell<'_>) {
         let offset = self.bytes.len();
         let length = match cell {

@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::lsn::{Bookmark, Lsn};
 use super::pgoutput::{Message, OldTuple, Tuple};
 use crate::change::{Change, Key, Row, RowBuilder, Timestamp, Transaction};
@@ -100,7 +102,7 @@ type RowChange = (Option<Change>, Change);
 pub struct Builder {
     epoch: u32,
     part_bytes: usize,
-    relations: HashMap<u32, Relation>,
+    relations: HashMap<u32, Relation, RandomState>,
     open: Option<Open>,
     reached: Bookmark,
 }
@@ -120,7 +122,7 @@ impl Builder {
     /// Begins after `from`.
     #[must_use]
     pub fn new(from: Bookmark, epoch: u32, part_bytes: usize) -> Builder {
-        Builder { epoch, part_bytes, relations: HashMap::new(), open: None, reached: from }
+        Builder { epoch, part_bytes, relations: HashMap::default(), open: None, reached: from }
     }
 
     /// The end of what has been received completely.
@@ -234,7 +236,10 @@ impl Builder {
         match self.relations.get(&relation) {
             Some(Relation::Table(shape)) => {
                 let (deletion, change) = build(shape)?;
-                self.push(deletion.into_iter().chain([change]))
+                match deletion {
+                    None => self.push([change]),
+                    Some(deletion) => self.push([deletion, change]),
+                }
             }
             Some(Relation::Halted { .. }) => self.skip(1),
             Some(Relation::Ignored) => Ok(None),
@@ -254,7 +259,7 @@ impl Builder {
                 None => return Err(wrong(format!("table {relation} emptied before its relation"))),
             }
         }
-        let part = self.push(changes)?;
+        let part = if changes.is_empty() { None } else { self.push(changes)? };
         self.skip(halted)?;
         Ok(part)
     }
@@ -267,36 +272,19 @@ impl Builder {
         Ok(None)
     }
 
-    /// Appends changes; returns the part before them when it ends there.
+    /// Appends changes, one at least; returns the part before them when it ends there.
     fn push(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<Option<Transaction>> {
         let open = self.open.as_mut().ok_or_else(outside)?;
-        let mut changes = changes.into_iter().peekable();
-        if changes.peek().is_none() {
-            return Ok(None);
-        }
         // Ordinals of one part follow one by one, so a gap begins a new part.
-        let gap = std::mem::take(&mut open.skipped);
-        let full = open.bytes >= self.part_bytes || (gap > 0 && !open.changes.is_empty());
-        let mut part = None;
-        if full {
-            let next = open.next_ordinal()?.checked_add(gap).ok_or_else(too_many)?;
-            let done = std::mem::take(&mut open.changes);
-            open.bytes = 0;
-            let first_ordinal = std::mem::replace(&mut open.first_ordinal, next);
-            part = Some((open.final_lsn, open.committed_at, first_ordinal, done));
-        } else {
-            open.first_ordinal = open.first_ordinal.checked_add(gap).ok_or_else(too_many)?;
-        }
+        let gap = open.skipped > 0 && !open.changes.is_empty();
+        let part = if open.bytes >= self.part_bytes || gap { Some(open.part()?) } else { None };
+        open.skip_ordinals()?;
         for change in changes {
             open.bytes += change.size();
             open.changes.push(change);
         }
         open.next_ordinal()?;
-        Ok(part.map(|(final_lsn, committed_at, first_ordinal, changes)| {
-            let part =
-                Open { final_lsn, committed_at, first_ordinal, changes, bytes: 0, skipped: 0 };
-            self.transaction(part, false)
-        }))
+        Ok(part.map(|part| self.transaction(part, false)))
     }
 
     fn transaction(&self, open: Open, complete: bool) -> Transaction {
@@ -312,6 +300,27 @@ impl Builder {
 }
 
 impl Open {
+    /// Takes out what there is; what comes next is another part.
+    fn part(&mut self) -> Result<Open> {
+        let &mut Open { final_lsn, committed_at, skipped, .. } = self;
+        let next = Open {
+            final_lsn,
+            committed_at,
+            first_ordinal: self.next_ordinal()?,
+            changes: Vec::new(),
+            bytes: 0,
+            skipped,
+        };
+        Ok(std::mem::replace(self, next))
+    }
+
+    /// The next change begins after those that were skipped.
+    fn skip_ordinals(&mut self) -> Result<()> {
+        let skipped = std::mem::take(&mut self.skipped);
+        self.first_ordinal = self.first_ordinal.checked_add(skipped).ok_or_else(too_many)?;
+        Ok(())
+    }
+
     fn next_ordinal(&self) -> Result<u32> {
         let count = u32::try_from(self.changes.len()).map_err(|_| too_many())?;
         self.first_ordinal.checked_add(count).ok_or_else(too_many)
