@@ -182,7 +182,7 @@ impl Settings {
             streaming: self.streaming,
             spool: self.pipeline_dir(),
             bulk_read_above: self.bulk_read.then_some(SourceOptions::BULK_READ_ABOVE),
-            read_ahead: self.memory / 8,
+            read_ahead: self.memory / 32,
             server_id: self.server_id,
             zero_dates: self.zero_dates,
             accept_cascades: self.accept_cascades,

@@ -127,7 +127,7 @@ fn open(settings: &Settings, status: &Arc<Status>) -> Result<Pipeline> {
         bounds,
         // The rest of the budget: the batch being built, the one being applied in its wire form,
         // rows of a bulk read that wait, and the chunks of the backfills.
-        queue_bytes: settings.memory / 4,
+        queue_bytes: settings.memory / 8,
         chunk_rows: settings.chunk_rows,
         // One is read and one is written for each of the workers, each about twice in memory.
         chunk_bytes: (settings.memory / 8 / settings.copy_workers).min(CHUNK_BYTES_MAX),

@@ -4,9 +4,9 @@
 //!
 //! The calls read a temporary copy of our slot, which goes when the session goes. So a call need
 //! not wait until the one before it is durable, and nothing is delivered twice: the copy begins
-//! at our position and moves with each call. The slot itself stays at what is durable; what is done
-//! with both between two calls is in `bulk_turn.rs`. The calls are made by a task of their own,
-//! `bulk_ahead.rs`, which says what they gave out, in order; here it is believed.
+//! at our position and moves with each call. The slot itself stays at what is durable. What a session
+//! does with both is in `bulk_reader.rs`, how far a call reads in `bulk_turn.rs`. The calls are made by a
+//! task of their own, `bulk_ahead.rs`, which says what they gave out, in order; here it is believed.
 //!
 //! # What a call proves
 //!
@@ -19,27 +19,21 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::bulk_ahead::{Ahead, Event, Orders, Rest};
+use super::bulk_ahead::{Ahead, Event, Orders};
+use super::bulk_reader::{Door, Reader};
 use super::bulk_rows::{Expected, Piece};
-use super::bulk_turn::{CopiedSlot, FIRST_CALL, Place, READING_IN_BULK, answer, cell, failure};
-use super::config::Config;
-use super::connect::{self, ServerError};
+use super::bulk_turn::{FIRST_CALL, Place, READING_IN_BULK, failure};
+use super::connect::ServerError;
 use super::frames::Frames;
 use super::gap;
 use super::lsn::Lsn;
-use super::source_sql as sql;
-use super::watchdog::Patience;
 use super::wire::{self, Wire};
 use crate::error::{Code, Error, Result};
 
-/// What is read, by whom, from where.
-pub struct Task<'a> {
-    /// The server, to ask about our session.
-    pub config: &'a Arc<Config>,
-    /// The slot; also the name of the publication.
-    pub slot: &'a str,
-    /// How many bytes behind a pipeline must be.
-    pub above: u64,
+/// What is read, from where.
+pub struct Task {
+    /// Of which slot.
+    pub door: Door,
     /// How many bytes of rows may wait for us.
     pub ahead: usize,
     /// Our position.
@@ -83,7 +77,7 @@ pub struct Over {
 /// Why a bulk read is over.
 pub enum End {
     /// It is not worth while any more.
-    NotWorthWhile(Rest),
+    NotWorthWhile(Reader),
     /// The server refuses it, for this reason. The session is of no use any more: up to version 14
     /// the plug-in remembers, after an error, of which tables it has spoken, and is silent of them.
     Refused(String),
@@ -102,38 +96,30 @@ impl Bulk {
     ///
     /// # Errors
     /// A gap, what the server says, silence (transient), or a broken connection.
-    pub async fn open(mut wire: Wire, task: &Task<'_>) -> Result<Opened> {
-        let &Task { config, slot, above, ahead, from, durable } = task;
-        let backend = answer(connect::within(config, wire.ask(sql::BACKEND)).await?)?;
-        let (backend_pid, version): (i32, i32) = (cell(&backend, 0)?, cell(&backend, 1)?);
-        let mut patience = Patience::new(config.clone(), backend_pid);
-        let copy = format!("driftless_bulk_{backend_pid}");
+    pub async fn open(wire: Wire, task: Task) -> Result<Opened> {
+        let Task { door, ahead, from, durable } = task;
+        let door = Arc::new(door);
+        let (mut reader, version) = Reader::new(wire, &door).await?;
         let over = |end| Ok(Opened::Over(Over { at: from, end }));
         if is_too_old(version) {
             return over(End::Refused("it needs 14.8, 15.3 or newer".into()));
         }
-        let copied = patience.wait(wire.ask(&sql::copy_slot(slot, &copy))).await??;
-        if let Err(error) = copied {
+        if let Err(error) = reader.copy_slot().await? {
             return match is_refusal(&error) {
                 true => over(End::Refused(error.text())),
                 false => Err(gap::failure(READING_IN_BULK, &error, &gap::AT_THE_SLOT)),
             };
         }
-        let slots = CopiedSlot { slot: slot.to_owned(), copy, above };
-        let place = patience.wait(slots.place(&mut wire)).await??;
-        if (Place { confirmed: from, ..place }).next_call(above, FIRST_CALL).is_none() {
-            return over(End::NotWorthWhile(Rest::new(wire, slots.copy)));
+        let place = reader.place().await?;
+        if (Place { confirmed: from, ..place }).next_call(door.above, FIRST_CALL).is_none() {
+            return over(End::NotWorthWhile(reader));
         }
         if place.confirmed != from {
-            // As START_REPLICATION does with a position ahead of the slot's.
-            let moved = patience.wait(wire.ask(&sql::move_slot(&slots.copy, from))).await??;
-            moved.map_err(|error| {
-                gap::failure(READING_IN_BULK, &error, &[("55000", Code::SlotGap)])
-            })?;
+            reader.skip_to(from).await?;
         }
         let (orders, given) = watch::channel(Orders { begin: false, durable, close: false });
         let (sender, events) = mpsc::unbounded_channel();
-        let reading = Ahead::new((wire, slots, patience), given, sender, ahead);
+        let reading = Ahead::new((door, reader), given, sender, ahead);
         Ok(Opened::Bulk(Bulk {
             events,
             orders,
@@ -180,8 +166,8 @@ impl Bulk {
                     (self.received, self.settling) = (place, true);
                     return Ok(Next::Reached(place));
                 }
-                Event::Over(at, rest) => {
-                    return Ok(Next::Over(Over { at, end: End::NotWorthWhile(rest) }));
+                Event::Over(at, reader) => {
+                    return Ok(Next::Over(Over { at, end: End::NotWorthWhile(reader) }));
                 }
             }
         }

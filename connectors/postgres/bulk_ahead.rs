@@ -1,27 +1,28 @@
 //! The task of a bulk read: makes its calls, one after the other, and takes what they give out off the
-//! network before anybody wants it, within bounds. So the server decodes the next call while we still
-//! work on the last one. Begun and listened to by `bulk.rs`.
+//! network before anybody wants it, within bounds. Two sessions do so in turns: while one sends the rows
+//! of a call, the other one decodes the next. Where there is no room for a second one, the first does
+//! all of it. Begun and listened to by `bulk.rs`.
 //!
 //! Surprise: when nothing is left that is worth a call, the task waits until everything is durable.
 //! Only then can the slot be moved; a stream that begins before reads the log again from where the
 //! slot is, in the way that is more than twice as expensive.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postgres_protocol::message::backend::Message;
+use futures_util::future::join;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
+use tracing::info;
 
-use super::bulk_turn::{CALL, CopiedSlot, FIRST_CALL, answer, failure};
+use super::bulk_reader::{Door, Given, Reader};
+use super::bulk_turn::{CALL, FIRST_CALL, Place};
 use super::connect::ServerError;
 use super::frames::Frames;
-use super::gap;
 use super::lsn::Lsn;
-use super::source_sql as sql;
-use super::watchdog::Patience;
-use super::wire::{self, Wire};
-use crate::error::{Error, Result};
+use super::wire;
+use crate::error::Result;
 
 /// How long the stream waits for a target that is slow to make everything durable.
 const SETTLING: Duration = Duration::from_secs(10);
@@ -39,13 +40,7 @@ pub enum Event {
     /// Everything before it was given out, and has some time to become durable.
     Settling(Lsn),
     /// Everything before it was given out, and what is left is not worth a call.
-    Over(Lsn, Rest),
-}
-
-/// What is left of a bulk read.
-pub struct Rest {
-    wire: Wire,
-    copy: String,
+    Over(Lsn, Reader),
 }
 
 /// What the task has to know.
@@ -70,41 +65,66 @@ enum Ending {
     NothingLeft(Lsn),
 }
 
+/// A call that was begun.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    /// Everything before it was given out.
+    from: Lsn,
+    /// As far as it reads.
+    upto: Lsn,
+    /// Where the log ended then.
+    end: Lsn,
+}
+
 /// The task.
 pub struct Ahead {
-    wire: Wire,
-    slots: CopiedSlot,
-    patience: Patience,
+    door: Arc<Door>,
+    reader: Reader,
+    second: Second,
     orders: watch::Receiver<Orders>,
+    outlet: Outlet,
+}
+
+/// The session that makes the next call while the rows of one are handed on.
+struct Second {
+    door: Arc<Door>,
+    reader: Option<Reader>,
+    /// There was no room for it, or it failed.
+    given_up: bool,
+}
+
+/// Where everything goes.
+struct Outlet {
     events: mpsc::UnboundedSender<Result<Event>>,
     room: Arc<Semaphore>,
     room_max: u32,
 }
 
 impl Ahead {
-    /// The task for a copy of a slot; about so many bytes of rows may wait.
+    /// The task of a reader; about so many bytes of rows may wait.
     pub fn new(
-        (wire, slots, patience): (Wire, CopiedSlot, Patience),
+        (door, reader): (Arc<Door>, Reader),
         orders: watch::Receiver<Orders>,
         events: mpsc::UnboundedSender<Result<Event>>,
         bytes_max: usize,
     ) -> Ahead {
         let room_max = u32::try_from(bytes_max / ROOM_BYTES).unwrap_or(u32::MAX / 8).max(1);
         let room = Arc::new(Semaphore::new(room_max as usize));
-        Ahead { wire, slots, patience, orders, events, room, room_max }
+        let second = Second { door: door.clone(), reader: None, given_up: false };
+        Ahead { door, reader, second, orders, outlet: Outlet { events, room, room_max } }
     }
 
     /// Reads from this place, where the copy is, when told to, until there is nothing more to say.
     pub async fn run(mut self, from: Lsn) {
         let last = match self.read(from).await {
             Ok(Ending::NothingLeft(at)) => {
-                Ok(Event::Over(at, Rest { wire: self.wire, copy: self.slots.copy }))
+                self.second.close().await;
+                Ok(Event::Over(at, self.reader))
             }
             Ok(Ending::Told) => return,
             Ok(Ending::Closed) => {
-                let Ahead { wire, slots, mut patience, orders, .. } = self;
-                let durable = orders.borrow().durable;
-                match patience.wait(slots.part(wire, durable)).await.flatten() {
+                let durable = self.orders.borrow().durable;
+                match self.reader.part(durable).await {
                     // Who closes the log waits for the end of the events.
                     Ok(()) => return,
                     Err(error) => Err(error),
@@ -113,104 +133,141 @@ impl Ahead {
             Err(error) => Err(error),
         };
         // Nobody listens any more if the log was let go of.
-        let _ = self.events.send(last);
+        let _ = self.outlet.events.send(last);
     }
 
     async fn read(&mut self, from: Lsn) -> Result<Ending> {
         if self.orders.wait_for(|orders| orders.begin).await.is_err() {
             return Ok(Ending::Told);
         }
-        let above = self.slots.above;
+        let above = self.door.above;
         let (mut upto, mut settled, mut least) = (from, false, FIRST_CALL);
+        let mut begun = None;
         loop {
-            let place = self.patience.wait(self.slots.place(&mut self.wire)).await??;
-            // What was not read must not be taken for read; and it would be asked for again for ever.
-            if place.confirmed < upto {
-                return Err(wire::broken_protocol("a bulk read that ends before its end"));
-            }
-            match place.next_call(above, least) {
-                Some(next) => {
-                    // No more log is read for the slot than for us.
-                    self.move_slot(CALL * above).await?;
-                    (upto, settled, least) = (next, false, CALL);
-                    self.patience.wait(self.slots.begin_call(&mut self.wire, next)).await??;
-                    self.say(Event::Reached(place.confirmed));
-                    let failed = self.call().await?;
-                    let is_over = failed.is_some();
-                    self.say(Event::Called(failed));
-                    if is_over {
-                        return Ok(Ending::Told);
-                    }
-                }
-                None if settled => return Ok(Ending::NothingLeft(place.confirmed)),
+            let call = match begun.take() {
+                Some(call) => call,
                 None => {
-                    self.say(Event::Settling(place.confirmed));
-                    if self.settle(place.confirmed).await? {
-                        return Ok(Ending::Closed);
+                    let place = self.reader.place().await?;
+                    // What was not read must not be taken for read; and it would be asked for again
+                    // for ever.
+                    if place.confirmed < upto {
+                        return Err(wire::broken_protocol("a bulk read that ends before its end"));
                     }
-                    self.move_slot(above).await?;
-                    settled = true;
+                    let durable = self.durable();
+                    match place.next_call(above, least) {
+                        Some(next) => begin(&mut self.reader, place, next, durable).await?,
+                        None if settled => return Ok(Ending::NothingLeft(place.confirmed)),
+                        None => {
+                            self.outlet.say(Event::Settling(place.confirmed));
+                            if self.settle(place.confirmed).await? {
+                                return Ok(Ending::Closed);
+                            }
+                            self.reader.move_slot(self.durable(), above).await?;
+                            settled = true;
+                            continue;
+                        }
+                    }
                 }
+            };
+            (upto, settled, least) = (call.upto, false, CALL);
+            self.outlet.say(Event::Reached(call.from));
+            let (failed, next) = self.call(call).await?;
+            let is_over = failed.is_some();
+            self.outlet.say(Event::Called(failed));
+            if is_over {
+                return Ok(Ending::Told);
             }
+            if next.is_some()
+                && let Some(second) = &mut self.second.reader
+            {
+                mem::swap(&mut self.reader, second);
+            }
+            begun = next;
         }
     }
 
-    /// Moves the slot to what is durable if that lets go of so many bytes of log.
-    async fn move_slot(&mut self, gain: u64) -> Result<()> {
-        let durable = self.orders.borrow().durable;
-        self.patience.wait(self.slots.move_slot(&mut self.wire, durable, gain)).await?
-    }
-
-    /// Hands the rows of a call on. Returns what the server has against it.
-    async fn call(&mut self) -> Result<Option<ServerError>> {
-        let mut failed = None;
-        loop {
-            // What has arrived needs no clock.
-            if !self.wire.has_message()? {
-                let waited = self.patience.wait(self.wire.wait()).await?;
-                // A fatal error is followed by the end of the connection.
-                waited.map_err(|ended| failed.as_ref().map_or(ended, failure))?;
-            }
-            let rows = self.wire.take_all(b'd')?;
-            if rows.len() > 0 {
-                self.hand_on(rows).await;
-                continue;
-            }
-            match self.wire.take()? {
-                Message::CopyOutResponse(_) | Message::CopyDone | Message::CommandComplete(_) => {}
-                Message::NoticeResponse(body) => {
-                    gap::unless_noticed(&wire::server_error(&mut body.fields()))?;
-                }
-                Message::ErrorResponse(body) => {
-                    failed = Some(wire::server_error(&mut body.fields()));
-                }
-                Message::ReadyForQuery(_) => return Ok(failed),
-                other => wire::ignore(&other)?,
-            }
-        }
-    }
-
-    /// Waits for room. More than there is at all passes alone.
-    async fn hand_on(&mut self, rows: Frames) {
-        let room = u32::try_from(rows.len().div_ceil(ROOM_BYTES)).unwrap_or(u32::MAX);
-        let room = room.min(self.room_max);
-        if let Ok(room) = self.room.clone().acquire_many_owned(room).await {
-            self.say(Event::Rows(rows, room));
-        }
+    /// Hands the rows of a call on, and meanwhile has the next one begun, if there is one. Also
+    /// returns what the server has against the call.
+    async fn call(&mut self, call: Call) -> Result<(Option<ServerError>, Option<Call>)> {
+        self.reader.decoded().await?;
+        let (copy, durable) = (self.reader.copy().to_owned(), self.durable());
+        let handed_on = self.outlet.hand_on(&mut self.reader);
+        let (failed, next) = join(handed_on, self.second.follow(call, &copy, durable)).await;
+        Ok((failed?, next))
     }
 
     /// Waits until everything before a place is durable, or the target takes too long for it. Says
     /// whether the log was closed meanwhile.
     async fn settle(&mut self, at: Lsn) -> Result<bool> {
         // The target has its time once all rows are on their way to it.
-        let _ = self.room.acquire_many(self.room_max).await;
+        let _ = self.outlet.room.acquire_many(self.outlet.room_max).await;
         let over = |orders: &Orders| orders.close || orders.durable >= at;
         tokio::select! {
             biased;
             _ = timeout(SETTLING, self.orders.wait_for(over)) => {}
-            error = last_word(&mut self.wire) => return Err(error),
+            error = self.reader.last_word() => return Err(error),
         }
         Ok(self.orders.borrow().close)
+    }
+
+    fn durable(&self) -> Lsn {
+        self.orders.borrow().durable
+    }
+}
+
+impl Second {
+    /// Begins the call after this one, which a session with this copy has decoded, if there is one.
+    async fn follow(&mut self, call: Call, copy: &str, durable: Lsn) -> Option<Call> {
+        let left = call.end.0.saturating_sub(call.upto.0);
+        if self.given_up || left < self.door.above {
+            return None;
+        }
+        self.begin_after(call, copy, durable).await.unwrap_or_else(|error| {
+            let slot = &self.door.slot;
+            info!(slot, %error, "the log is read in bulk with one session, without a second one");
+            (self.reader, self.given_up) = (None, true);
+            None
+        })
+    }
+
+    async fn begin_after(&mut self, call: Call, copy: &str, durable: Lsn) -> Result<Option<Call>> {
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            None => self.reader.insert(Reader::open(&self.door).await?),
+        };
+        let place = reader.place_of(copy).await?;
+        match place.next_call(self.door.above, CALL) {
+            Some(next) if place.confirmed >= call.upto => {
+                reader.follow(copy, place.confirmed).await?;
+                begin(reader, place, next, durable).await.map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn close(self) {
+        if let Some(reader) = self.reader {
+            // A session that is lost has no copy either.
+            let _ = reader.into_wire().await;
+        }
+    }
+}
+
+impl Outlet {
+    /// Hands the rows of a call on. Returns what the server has against it.
+    async fn hand_on(&self, reader: &mut Reader) -> Result<Option<ServerError>> {
+        loop {
+            let rows = match reader.given().await? {
+                Given::Rows(rows) => rows,
+                Given::End(failed) => return Ok(failed),
+            };
+            // More than there is room for at all passes alone.
+            let room = u32::try_from(rows.len().div_ceil(ROOM_BYTES)).unwrap_or(u32::MAX);
+            let room = room.min(self.room_max);
+            if let Ok(room) = self.room.clone().acquire_many_owned(room).await {
+                self.say(Event::Rows(rows, room));
+            }
+        }
     }
 
     fn say(&self, event: Event) {
@@ -218,34 +275,10 @@ impl Ahead {
     }
 }
 
-/// Why a server that was asked for nothing has ended the connection.
-async fn last_word(wire: &mut Wire) -> Error {
-    loop {
-        let said = match wire.message().await {
-            Ok(Message::ErrorResponse(body)) => {
-                Err(failure(&wire::server_error(&mut body.fields())))
-            }
-            Ok(other) => wire::ignore(&other),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = said {
-            return error;
-        }
-    }
-}
-
-impl Rest {
-    /// That nothing was read in bulk on this connection, though there is such a copy.
-    pub fn new(wire: Wire, copy: String) -> Rest {
-        Rest { wire, copy }
-    }
-
-    /// The connection, with nothing left of the bulk read. Not cancel-safe.
-    ///
-    /// # Errors
-    /// What the server says, or a broken connection.
-    pub async fn into_wire(mut self) -> Result<Wire> {
-        answer(self.wire.ask(&sql::drop_slot_if_there(&self.copy)).await?)?;
-        Ok(self.wire)
-    }
+/// Begins a call from where the session's copy is. No more log is read for the slot than for us, so
+/// that is moved first if it lets go of as much as a call.
+async fn begin(reader: &mut Reader, place: Place, upto: Lsn, durable: Lsn) -> Result<Call> {
+    reader.move_slot(durable, CALL * reader.above()).await?;
+    reader.begin_call(upto).await?;
+    Ok(Call { from: place.confirmed, upto, end: place.end })
 }

@@ -1,19 +1,16 @@
-//! What a bulk read does between two calls: moves our slot to what is durable where that lets go of
-//! log, looks how far the copy of the slot is, and begins the next call. Used by `bulk_ahead.rs`.
+//! How far the next call of a bulk read goes, from where the copy of the slot is; and what the server's
+//! answers mean. Pure; used by `bulk_reader.rs` and `bulk_ahead.rs`.
 //!
 //! Surprise: the server decodes a whole call before it sends the first byte, and begins each time
 //! where the slot's log begins (`restart_lsn`), which moves only at records that the server writes
 //! every 15 seconds, and not past a transaction that is open. So a call takes as much new log as it
 //! has to read again, which makes large transactions cost no more than twice; and where much would
-//! be read again for little, streaming is the cheaper way. To move a slot is to read its log too.
+//! be read again for little, streaming is the cheaper way.
 
 use super::connect::ServerError;
 use super::gap;
 use super::lsn::Lsn;
-use super::source_sql as sql;
-use super::streamed::Early;
-use super::walsender::Walsender;
-use super::wire::{self, Rows, Wire};
+use super::wire::{self, Rows};
 use crate::error::{Code, Error, Result};
 
 /// What is being done, for errors.
@@ -34,16 +31,6 @@ const CALL_MAX: u64 = 64;
 /// seconds a GiB).
 const AGAIN_MAX: u64 = 4;
 
-/// A slot, and the temporary copy of it that is read.
-pub struct CopiedSlot {
-    /// The slot; also the name of the publication.
-    pub slot: String,
-    /// Its copy.
-    pub copy: String,
-    /// How many bytes behind a pipeline must be.
-    pub above: u64,
-}
-
 /// Where a slot is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -53,53 +40,6 @@ pub struct Place {
     pub restart: Lsn,
     /// The end of the log.
     pub end: Lsn,
-}
-
-impl CopiedSlot {
-    /// Moves the slot to what is durable if that lets go of at least so many bytes of log.
-    ///
-    /// # Errors
-    /// What the server says, or a broken connection.
-    pub async fn move_slot(&self, wire: &mut Wire, durable: Lsn, gain: u64) -> Result<()> {
-        let moved = wire.ask(&sql::move_slot_behind(&self.slot, &self.copy, durable, gain)).await?;
-        moved.map_err(|error| gap::failure("move the slot", &error, &gap::AT_THE_SLOT))?;
-        Ok(())
-    }
-
-    /// Says for the last time what is durable. To move the slot is to read its log once more, so where
-    /// that would let go of little the stream says it, which reads nothing.
-    ///
-    /// # Errors
-    /// What the server says, or a broken connection.
-    pub async fn part(&self, mut wire: Wire, durable: Lsn) -> Result<()> {
-        self.move_slot(&mut wire, durable, self.above).await?;
-        let behind = answer(wire.ask(&sql::slot_is_behind(&self.slot, durable)).await?)?;
-        match behind.is_empty() {
-            true => Ok(()),
-            false => {
-                let stream =
-                    Walsender::start(wire, &self.slot, durable, &Early::new(false)).await?;
-                stream.finish(durable).await
-            }
-        }
-    }
-
-    /// Begins a call that reads up to a place.
-    ///
-    /// # Errors
-    /// A broken connection.
-    pub async fn begin_call(&self, wire: &mut Wire, upto: Lsn) -> Result<()> {
-        wire.send(&sql::bulk_read(&self.copy, &self.slot, upto)).await
-    }
-
-    /// Where the copy is.
-    ///
-    /// # Errors
-    /// What the server says, or a broken connection.
-    pub async fn place(&self, wire: &mut Wire) -> Result<Place> {
-        let rows = answer(wire.ask(&sql::slot_place(&self.copy)).await?)?;
-        Ok(Place { confirmed: cell(&rows, 0)?, restart: cell(&rows, 1)?, end: cell(&rows, 2)? })
-    }
 }
 
 impl Place {

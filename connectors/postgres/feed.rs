@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::bulk::{Bulk, End, Next, Opened, Over, Task};
+use super::bulk_reader::Door;
 use super::config::Config;
 use super::lsn::{LogIdentity, Lsn};
 use super::session;
@@ -222,9 +223,10 @@ async fn begin(
     let Some(above) = pipeline.bulk_read_above().filter(|above| behind_bytes >= *above) else {
         return start(pipeline, wire, from).await;
     };
-    let Pipeline { config, slot, read_ahead: ahead, .. } = &**pipeline;
-    let task = Task { config, slot, above, ahead: *ahead, from, durable };
-    match Bulk::open(wire, &task).await? {
+    let Pipeline { config, identity, slot, read_ahead: ahead, .. } = &**pipeline;
+    let (config, identity) = (config.clone(), identity.clone());
+    let door = Door { config, identity, slot: slot.clone(), above };
+    match Bulk::open(wire, Task { door, ahead: *ahead, from, durable }).await? {
         Opened::Bulk(bulk) => {
             tracing::info!(slot, behind_bytes, "far behind, reading the log in bulk");
             Ok(State::Bulk(bulk))
@@ -237,9 +239,9 @@ async fn begin(
 async fn stream(pipeline: &Arc<Pipeline>, over: Over) -> Result<State> {
     let (slot, from) = (&pipeline.slot, over.at);
     let wire = match over.end {
-        End::NotWorthWhile(rest) => {
+        End::NotWorthWhile(reader) => {
             tracing::info!(slot, position = %from, "streaming the log");
-            timeout(HEARTBEAT + ANSWER, rest.into_wire()).await.unwrap_or_else(|_| {
+            timeout(HEARTBEAT + ANSWER, reader.into_wire()).await.unwrap_or_else(|_| {
                 let message = "the source does not answer after a bulk read of its log";
                 Err(Error::transient(Code::Unreachable, message))
             })?

@@ -5,6 +5,7 @@ pub mod bench;
 mod binary;
 mod bulk;
 mod bulk_ahead;
+mod bulk_reader;
 mod bulk_rows;
 mod bulk_turn;
 mod catalog;

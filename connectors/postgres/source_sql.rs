@@ -356,7 +356,11 @@ pub const BACKEND: &str = "SELECT pg_backend_pid(), current_setting('server_vers
 /// Makes a copy of a slot that goes with our session. The copy can be read ahead of what is
 /// durable; the slot itself cannot.
 pub fn copy_slot(slot: &str, copy: &str) -> String {
-    format!("SELECT pg_copy_logical_replication_slot({}, {}, true)", literal(slot), literal(copy))
+    format!(
+        "SELECT lsn FROM pg_copy_logical_replication_slot({}, {}, true)",
+        literal(slot),
+        literal(copy)
+    )
 }
 
 /// Moves a slot of ours to a place in the log.

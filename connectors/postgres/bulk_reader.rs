@@ -1,0 +1,261 @@
+//! A session that reads a slot in bulk, by way of a temporary copy of it, which goes when the session
+//! goes. Used by `bulk.rs`, which opens the first one, and by `bulk_ahead.rs`, which has two of them
+//! make their calls in turns: a session goes on where the other one's copy is, by copying that.
+//!
+//! Surprises: an error of the server ends all temporary slots of its session. To move a slot is to read
+//! its log once more; to copy one is not.
+
+use std::sync::Arc;
+
+use postgres_protocol::message::backend::Message;
+
+use super::bulk_turn::{Place, READING_IN_BULK, answer, cell, failure};
+use super::config::Config;
+use super::connect::{self, ServerError};
+use super::frames::Frames;
+use super::gap;
+use super::lsn::{LogIdentity, Lsn};
+use super::session;
+use super::source_sql as sql;
+use super::streamed::Early;
+use super::walsender::Walsender;
+use super::watchdog::Patience;
+use super::wire::{self, Wire};
+use crate::error::{Code, Error, Result};
+
+/// Where the log is read.
+#[derive(Clone)]
+pub struct Door {
+    /// The server.
+    pub config: Arc<Config>,
+    /// Which log it is.
+    pub identity: LogIdentity,
+    /// The slot; also the name of the publication.
+    pub slot: String,
+    /// How many bytes behind a pipeline must be.
+    pub above: u64,
+}
+
+/// The session.
+pub struct Reader {
+    door: Arc<Door>,
+    wire: Wire,
+    patience: Patience,
+    /// Its copy of the slot.
+    copy: String,
+}
+
+/// A piece of what a call gives out.
+pub enum Given {
+    /// Rows.
+    Rows(Frames),
+    /// The end of the call; or the server refused to go on with it.
+    End(Option<ServerError>),
+}
+
+impl Reader {
+    /// Goes on with a session that may read the log. There is no copy yet. Also says of which version
+    /// the server is.
+    ///
+    /// # Errors
+    /// What the server says, or a broken connection.
+    pub async fn new(mut wire: Wire, door: &Arc<Door>) -> Result<(Reader, i32)> {
+        let asked = connect::within(&door.config, wire.ask(sql::BACKEND)).await?;
+        let backend = answer(asked)?;
+        let (backend_pid, version): (i32, i32) = (cell(&backend, 0)?, cell(&backend, 1)?);
+        let patience = Patience::new(door.config.clone(), backend_pid);
+        let copy = format!("driftless_bulk_{backend_pid}");
+        Ok((Reader { door: door.clone(), wire, patience, copy }, version))
+    }
+
+    /// A session of its own.
+    ///
+    /// # Errors
+    /// As `session::login`; `source-identity`; as `new`.
+    pub async fn open(door: &Arc<Door>) -> Result<Reader> {
+        let mut wire = session::login(&door.config, &door.slot).await?;
+        session::identify_as(&mut wire, &door.identity).await?;
+        Ok(Reader::new(wire, door).await?.0)
+    }
+
+    /// Makes the copy of the slot. Says why, if the server refuses.
+    ///
+    /// # Errors
+    /// A broken connection.
+    pub async fn copy_slot(&mut self) -> Result<std::result::Result<(), ServerError>> {
+        let copy = sql::copy_slot(&self.door.slot, &self.copy);
+        Ok(self.patience.wait(self.wire.ask(&copy)).await??.map(|_| ()))
+    }
+
+    /// Goes on where another session's copy is, which stays there meanwhile.
+    ///
+    /// # Errors
+    /// What the server says, or a broken connection.
+    pub async fn follow(&mut self, other: &str, at: Lsn) -> Result<()> {
+        self.drop_copy().await?;
+        let copied = self.ask(&sql::copy_slot(other, &self.copy)).await?;
+        match cell::<Lsn>(&copied, 0)? == at {
+            true => Ok(()),
+            false => Err(wire::broken_protocol("a copy of a slot at another place than the slot")),
+        }
+    }
+
+    /// Moves the copy to a place, as `START_REPLICATION` does with a position ahead of the slot's.
+    ///
+    /// # Errors
+    /// A gap, what the server says, or a broken connection.
+    pub async fn skip_to(&mut self, place: Lsn) -> Result<()> {
+        let moved = self.patience.wait(self.wire.ask(&sql::move_slot(&self.copy, place))).await??;
+        let gaps = [("55000", Code::SlotGap)];
+        moved.map_err(|error| gap::failure(READING_IN_BULK, &error, &gaps))?;
+        Ok(())
+    }
+
+    /// How many bytes behind a pipeline must be.
+    pub fn above(&self) -> u64 {
+        self.door.above
+    }
+
+    /// The name of the copy.
+    pub fn copy(&self) -> &str {
+        &self.copy
+    }
+
+    /// Where the copy is.
+    ///
+    /// # Errors
+    /// What the server says, or a broken connection.
+    pub async fn place(&mut self) -> Result<Place> {
+        let copy = self.copy.clone();
+        self.place_of(&copy).await
+    }
+
+    /// Where this copy is, which may be another session's.
+    ///
+    /// # Errors
+    /// As `place`.
+    pub async fn place_of(&mut self, copy: &str) -> Result<Place> {
+        let rows = self.ask(&sql::slot_place(copy)).await?;
+        Ok(Place { confirmed: cell(&rows, 0)?, restart: cell(&rows, 1)?, end: cell(&rows, 2)? })
+    }
+
+    /// Moves the slot to what is durable if that lets go of at least so many bytes of log.
+    ///
+    /// # Errors
+    /// What the server says, or a broken connection.
+    pub async fn move_slot(&mut self, durable: Lsn, gain: u64) -> Result<()> {
+        let slot = &self.door.slot;
+        let moving = sql::move_slot_behind(slot, &self.copy, durable, gain);
+        let moved = self.patience.wait(self.wire.ask(&moving)).await??;
+        moved.map_err(|error| gap::failure("move the slot", &error, &gap::AT_THE_SLOT))?;
+        Ok(())
+    }
+
+    /// Begins a call that reads up to a place.
+    ///
+    /// # Errors
+    /// A broken connection.
+    pub async fn begin_call(&mut self, upto: Lsn) -> Result<()> {
+        let call = sql::bulk_read(&self.copy, &self.door.slot, upto);
+        self.patience.wait(self.wire.send(&call)).await?
+    }
+
+    /// Waits until the server has decoded the whole call: it gives nothing out before.
+    ///
+    /// # Errors
+    /// A broken connection.
+    pub async fn decoded(&mut self) -> Result<()> {
+        loop {
+            self.patience.wait(self.wire.wait()).await??;
+            match self.wire.head()? {
+                // Rows are announced at once.
+                (b'H', _) => self.wire.skip(),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// What the call gives out next.
+    ///
+    /// # Errors
+    /// A gap, or a broken connection.
+    pub async fn given(&mut self) -> Result<Given> {
+        let mut failed = None;
+        loop {
+            // What has arrived needs no clock.
+            if !self.wire.has_message()? {
+                let waited = self.patience.wait(self.wire.wait()).await?;
+                // A fatal error is followed by the end of the connection.
+                waited.map_err(|ended| failed.as_ref().map_or(ended, failure))?;
+            }
+            let rows = self.wire.take_all(b'd')?;
+            if rows.len() > 0 {
+                return Ok(Given::Rows(rows));
+            }
+            match self.wire.take()? {
+                Message::CopyOutResponse(_) | Message::CopyDone | Message::CommandComplete(_) => {}
+                Message::NoticeResponse(body) => {
+                    gap::unless_noticed(&wire::server_error(&mut body.fields()))?;
+                }
+                Message::ErrorResponse(body) => {
+                    failed = Some(wire::server_error(&mut body.fields()));
+                }
+                Message::ReadyForQuery(_) => return Ok(Given::End(failed)),
+                other => wire::ignore(&other)?,
+            }
+        }
+    }
+
+    /// Why a server that was asked for nothing has ended the connection.
+    pub async fn last_word(&mut self) -> Error {
+        loop {
+            let said = match self.wire.message().await {
+                Ok(Message::ErrorResponse(body)) => {
+                    Err(failure(&wire::server_error(&mut body.fields())))
+                }
+                Ok(other) => wire::ignore(&other),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = said {
+                return error;
+            }
+        }
+    }
+
+    /// Says for the last time what is durable. To move the slot is to read its log too, so where
+    /// that would let go of little the stream says it, which reads nothing.
+    ///
+    /// # Errors
+    /// What the server says, or a broken connection.
+    pub async fn part(mut self, durable: Lsn) -> Result<()> {
+        self.move_slot(durable, self.door.above).await?;
+        let slot = &self.door.slot;
+        let behind = self.patience.wait(self.wire.ask(&sql::slot_is_behind(slot, durable))).await?;
+        if answer(behind?)?.is_empty() {
+            return Ok(());
+        }
+        let Reader { door, wire, mut patience, .. } = self;
+        let told = async {
+            let stream = Walsender::start(wire, &door.slot, durable, &Early::new(false)).await?;
+            stream.finish(durable).await
+        };
+        patience.wait(told).await?
+    }
+
+    /// The connection, with nothing left of the bulk read. Not cancel-safe.
+    ///
+    /// # Errors
+    /// What the server says, silence (transient), or a broken connection.
+    pub async fn into_wire(mut self) -> Result<Wire> {
+        self.drop_copy().await?;
+        Ok(self.wire)
+    }
+
+    async fn drop_copy(&mut self) -> Result<()> {
+        self.ask(&sql::drop_slot_if_there(&self.copy)).await.map(|_| ())
+    }
+
+    async fn ask(&mut self, sql: &str) -> Result<wire::Rows> {
+        answer(self.patience.wait(self.wire.ask(sql)).await??)
+    }
+}
