@@ -195,9 +195,6 @@ async fn the_server_goes_on_while_nobody_asks_for_the_rows_of_a_call() {
     assert_eq!(first + changes, 40 * 1001);
 }
 
-/// How many sessions have a copy of the slot.
-const COPIES: &str = "SELECT count(*) FROM pg_replication_slots WHERE temporary";
-
 #[tokio::test]
 async fn two_sessions_read_in_turns_and_one_alone_where_there_is_no_other_or_it_is_lost() {
     let table = "CREATE TABLE t (k int PRIMARY KEY, v text)";
@@ -209,30 +206,28 @@ async fn two_sessions_read_in_turns_and_one_alone_where_there_is_no_other_or_it_
         fixture.run(&format!("INSERT INTO t SELECT k, repeat('x', 100) FROM {rows}")).await;
     }
     let end = fixture.end_of_log().await;
-    // The session that is being read, and the one that has decoded the next call, both with nothing to do
-    // until somebody wants their rows. The first one is lost when it is to go on after the second.
-    let resting = "SELECT pid FROM pg_stat_activity JOIN pg_replication_slots ON pid = active_pid \
-                   WHERE temporary AND state = 'idle' ORDER BY confirmed_flush_lsn";
+    // While nobody wants rows, one session has sent those of a call, and the other one those of the next.
+    // The one that is behind is lost, in the same statement that finds them at rest: it is to copy where the
+    // other one is before it makes another call.
+    let lose = "WITH resting AS (SELECT pid, confirmed_flush_lsn AS place FROM pg_stat_activity \
+                JOIN pg_replication_slots ON pid = active_pid WHERE temporary AND state = 'idle') \
+                SELECT pg_terminate_backend((SELECT pid FROM resting ORDER BY place LIMIT 1), 10000) \
+                WHERE (SELECT count(DISTINCT place) FROM resting) = 2";
     let mut stream = fixture.open(&from).await;
     let first = stream.next().await.unwrap().changes.len();
-    let lost: i32 = loop {
-        let rows = fixture.client.query(resting, &[]).await.unwrap();
-        if let [first, _] = &rows[..] {
-            break first.get(0);
-        }
-    };
-    fixture.run(&format!("SELECT pg_terminate_backend({lost}, 10000)")).await;
+    while fixture.client.query(lose, &[]).await.unwrap().is_empty() {}
     assert_eq!(first + read_to(&mut stream, end).await.1, 2000);
     drop(stream);
     // One of the slots is ours, and one is left.
     let others = "SELECT count(pg_create_physical_replication_slot('full_' || n)) \
                   FROM generate_series(1, 38) n";
-    while fixture.one::<i64>(COPIES).await > 0 {}
+    while fixture.is_in_bulk().await {}
     assert_eq!(fixture.one::<i64>(others).await, 38);
     let mut stream = fixture.open(&from).await;
     assert!(fixture.is_in_bulk().await);
     assert_eq!(read_to(&mut stream, end).await.1, 2000);
-    assert_eq!(fixture.one::<i64>(COPIES).await, 1);
+    let copies = "SELECT count(*) FROM pg_replication_slots WHERE temporary";
+    assert_eq!(fixture.one::<i64>(copies).await, 1);
     assert!(!fixture.source.bulk_read_refused.load(Ordering::Relaxed));
 }
 
