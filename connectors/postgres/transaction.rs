@@ -302,15 +302,8 @@ impl Builder {
 impl Open {
     /// Takes out what there is; what comes next is another part.
     fn part(&mut self) -> Result<Open> {
-        let &mut Open { final_lsn, committed_at, skipped, .. } = self;
-        let next = Open {
-            final_lsn,
-            committed_at,
-            first_ordinal: self.next_ordinal()?,
-            changes: Vec::new(),
-            bytes: 0,
-            skipped,
-        };
+        let first_ordinal = self.next_ordinal()?;
+        let next = Open { first_ordinal, changes: Vec::new(), bytes: 0, ..*self };
         Ok(std::mem::replace(self, next))
     }
 
