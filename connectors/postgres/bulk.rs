@@ -14,7 +14,6 @@
 //! says through the copy how far it got: every commit that begins before that place was given out.
 
 use std::mem;
-use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -29,18 +28,6 @@ use super::gap;
 use super::lsn::Lsn;
 use super::wire::{self, Wire};
 use crate::error::{Code, Error, Result};
-
-/// What is read, from where.
-pub struct Task {
-    /// Of which slot.
-    pub door: Door,
-    /// How many bytes of rows may wait for us.
-    pub ahead: usize,
-    /// Our position.
-    pub from: Lsn,
-    /// What is durable.
-    pub durable: Lsn,
-}
 
 /// A slot that is read in bulk.
 pub struct Bulk {
@@ -92,13 +79,11 @@ pub enum Opened {
 }
 
 impl Bulk {
-    /// Begins at our position, if that is worth while. Not cancel-safe.
+    /// Begins at our position, `from`, if that is worth while; so much is durable. Not cancel-safe.
     ///
     /// # Errors
     /// A gap, what the server says, silence (transient), or a broken connection.
-    pub async fn open(wire: Wire, task: Task) -> Result<Opened> {
-        let Task { door, ahead, from, durable } = task;
-        let door = Arc::new(door);
+    pub async fn open(wire: Wire, door: Door, from: Lsn, durable: Lsn) -> Result<Opened> {
         let (mut reader, version) = Reader::new(wire, &door).await?;
         let over = |end| Ok(Opened::Over(Over { at: from, end }));
         if is_too_old(version) {
@@ -119,7 +104,7 @@ impl Bulk {
         }
         let (orders, given) = watch::channel(Orders { begin: false, durable, close: false });
         let (sender, events) = mpsc::unbounded_channel();
-        let reading = Ahead::new((door, reader), given, sender, ahead);
+        let reading = Ahead::new(door, reader, given, sender);
         Ok(Opened::Bulk(Bulk {
             events,
             orders,

@@ -76,9 +76,22 @@ struct Call {
     end: Lsn,
 }
 
+impl Call {
+    fn new(Place { confirmed: from, end, .. }: Place, upto: Lsn) -> Call {
+        Call { from, upto, end }
+    }
+}
+
+/// What comes after a call.
+enum Begun {
+    /// Another one.
+    Call(Call),
+    /// Nothing that is worth one; everything before this place was given out.
+    Nothing(Lsn),
+}
+
 /// The task.
 pub struct Ahead {
-    door: Arc<Door>,
     reader: Reader,
     second: Second,
     orders: watch::Receiver<Orders>,
@@ -87,7 +100,7 @@ pub struct Ahead {
 
 /// The session that makes the next call while the rows of one are handed on.
 struct Second {
-    door: Arc<Door>,
+    door: Door,
     reader: Option<Reader>,
     /// There was no room for it, or it failed.
     given_up: bool,
@@ -101,17 +114,18 @@ struct Outlet {
 }
 
 impl Ahead {
-    /// The task of a reader; about so many bytes of rows may wait.
+    /// The task of a reader.
     pub fn new(
-        (door, reader): (Arc<Door>, Reader),
+        door: Door,
+        reader: Reader,
         orders: watch::Receiver<Orders>,
         events: mpsc::UnboundedSender<Result<Event>>,
-        bytes_max: usize,
     ) -> Ahead {
-        let room_max = u32::try_from(bytes_max / ROOM_BYTES).unwrap_or(u32::MAX / 8).max(1);
+        let room_max = u32::try_from(door.pipeline.read_ahead / ROOM_BYTES);
+        let room_max = room_max.unwrap_or(u32::MAX / 8).max(1);
         let room = Arc::new(Semaphore::new(room_max as usize));
-        let second = Second { door: door.clone(), reader: None, given_up: false };
-        Ahead { door, reader, second, orders, outlet: Outlet { events, room, room_max } }
+        let second = Second { door, reader: None, given_up: false };
+        Ahead { reader, second, orders, outlet: Outlet { events, room, room_max } }
     }
 
     /// Reads from this place, where the copy is, when told to, until there is nothing more to say.
@@ -123,7 +137,7 @@ impl Ahead {
             }
             Ok(Ending::Told) => return,
             Ok(Ending::Closed) => {
-                let durable = self.orders.borrow().durable;
+                let durable = self.durable();
                 match self.reader.part(durable).await {
                     // Who closes the log waits for the end of the events.
                     Ok(()) => return,
@@ -140,38 +154,29 @@ impl Ahead {
         if self.orders.wait_for(|orders| orders.begin).await.is_err() {
             return Ok(Ending::Told);
         }
-        let above = self.door.above;
-        let (mut upto, mut settled, mut least) = (from, false, FIRST_CALL);
-        let mut begun = None;
+        let (mut upto, mut settled, mut next) = (from, false, None);
         loop {
-            let call = match begun.take() {
-                Some(call) => call,
-                None => {
-                    let place = self.reader.place().await?;
-                    // What was not read must not be taken for read; and it would be asked for again
-                    // for ever.
-                    if place.confirmed < upto {
-                        return Err(wire::broken_protocol("a bulk read that ends before its end"));
+            let begun = match next.take() {
+                Some(call) => Begun::Call(call),
+                None => self.begin(upto, upto == from).await?,
+            };
+            let call = match begun {
+                Begun::Call(call) => call,
+                Begun::Nothing(at) if settled => return Ok(Ending::NothingLeft(at)),
+                Begun::Nothing(at) => {
+                    self.outlet.say(Event::Settling(at));
+                    if self.settle(at).await? {
+                        return Ok(Ending::Closed);
                     }
-                    let durable = self.durable();
-                    match place.next_call(above, least) {
-                        Some(next) => begin(&mut self.reader, place, next, durable).await?,
-                        None if settled => return Ok(Ending::NothingLeft(place.confirmed)),
-                        None => {
-                            self.outlet.say(Event::Settling(place.confirmed));
-                            if self.settle(place.confirmed).await? {
-                                return Ok(Ending::Closed);
-                            }
-                            self.reader.move_slot(self.durable(), above).await?;
-                            settled = true;
-                            continue;
-                        }
-                    }
+                    self.reader.move_slot(self.durable(), self.second.door.above).await?;
+                    settled = true;
+                    continue;
                 }
             };
-            (upto, settled, least) = (call.upto, false, CALL);
+            (upto, settled) = (call.upto, false);
             self.outlet.say(Event::Reached(call.from));
-            let (failed, next) = self.call(call).await?;
+            let failed;
+            (failed, next) = self.call(call).await?;
             let is_over = failed.is_some();
             self.outlet.say(Event::Called(failed));
             if is_over {
@@ -182,8 +187,23 @@ impl Ahead {
             {
                 mem::swap(&mut self.reader, second);
             }
-            begun = next;
         }
+    }
+
+    /// Begins the call that follows this place, which may be the first one.
+    async fn begin(&mut self, upto: Lsn, is_first: bool) -> Result<Begun> {
+        let place = self.reader.place().await?;
+        // What was not read must not be taken for read; and it would be asked for again for ever.
+        if place.confirmed < upto {
+            return Err(wire::broken_protocol("a bulk read that ends before its end"));
+        }
+        let least = if is_first { FIRST_CALL } else { CALL };
+        let Some(next) = place.next_call(self.second.door.above, least) else {
+            return Ok(Begun::Nothing(place.confirmed));
+        };
+        let durable = self.durable();
+        self.reader.begin_call(next, durable).await?;
+        Ok(Begun::Call(Call::new(place, next)))
     }
 
     /// Hands the rows of a call on, and meanwhile has the next one begun, if there is one. Also
@@ -223,7 +243,7 @@ impl Second {
             return None;
         }
         self.begin_after(call, copy, durable).await.unwrap_or_else(|error| {
-            let slot = &self.door.slot;
+            let slot = &self.door.pipeline.slot;
             info!(slot, %error, "the log is read in bulk with one session, without a second one");
             (self.reader, self.given_up) = (None, true);
             None
@@ -239,7 +259,8 @@ impl Second {
         match place.next_call(self.door.above, CALL) {
             Some(next) if place.confirmed >= call.upto => {
                 reader.follow(copy, place.confirmed).await?;
-                begin(reader, place, next, durable).await.map(Some)
+                reader.begin_call(next, durable).await?;
+                Ok(Some(Call::new(place, next)))
             }
             _ => Ok(None),
         }
@@ -273,12 +294,4 @@ impl Outlet {
     fn say(&self, event: Event) {
         let _ = self.events.send(Ok(event));
     }
-}
-
-/// Begins a call from where the session's copy is. No more log is read for the slot than for us, so
-/// that is moved first if it lets go of as much as a call.
-async fn begin(reader: &mut Reader, place: Place, upto: Lsn, durable: Lsn) -> Result<Call> {
-    reader.move_slot(durable, CALL * reader.above()).await?;
-    reader.begin_call(upto).await?;
-    Ok(Call { from: place.confirmed, upto, end: place.end })
 }

@@ -9,13 +9,12 @@ use std::sync::Arc;
 
 use postgres_protocol::message::backend::Message;
 
-use super::bulk_turn::{Place, READING_IN_BULK, answer, cell, failure};
-use super::config::Config;
+use super::bulk_turn::{CALL, Place, READING_IN_BULK, answer, cell, failure};
 use super::connect::{self, ServerError};
+use super::feed::Pipeline;
 use super::frames::Frames;
 use super::gap;
-use super::lsn::{LogIdentity, Lsn};
-use super::session;
+use super::lsn::Lsn;
 use super::source_sql as sql;
 use super::streamed::Early;
 use super::walsender::Walsender;
@@ -23,22 +22,18 @@ use super::watchdog::Patience;
 use super::wire::{self, Wire};
 use crate::error::{Code, Error, Result};
 
-/// Where the log is read.
+/// What is read.
 #[derive(Clone)]
 pub struct Door {
-    /// The server.
-    pub config: Arc<Config>,
-    /// Which log it is.
-    pub identity: LogIdentity,
-    /// The slot; also the name of the publication.
-    pub slot: String,
+    /// Of which server, which log and which slot.
+    pub pipeline: Arc<Pipeline>,
     /// How many bytes behind a pipeline must be.
     pub above: u64,
 }
 
 /// The session.
 pub struct Reader {
-    door: Arc<Door>,
+    door: Door,
     wire: Wire,
     patience: Patience,
     /// Its copy of the slot.
@@ -59,11 +54,12 @@ impl Reader {
     ///
     /// # Errors
     /// What the server says, or a broken connection.
-    pub async fn new(mut wire: Wire, door: &Arc<Door>) -> Result<(Reader, i32)> {
-        let asked = connect::within(&door.config, wire.ask(sql::BACKEND)).await?;
+    pub async fn new(mut wire: Wire, door: &Door) -> Result<(Reader, i32)> {
+        let config = &door.pipeline.config;
+        let asked = connect::within(config, wire.ask(sql::BACKEND)).await?;
         let backend = answer(asked)?;
         let (backend_pid, version): (i32, i32) = (cell(&backend, 0)?, cell(&backend, 1)?);
-        let patience = Patience::new(door.config.clone(), backend_pid);
+        let patience = Patience::new(config.clone(), backend_pid);
         let copy = format!("driftless_bulk_{backend_pid}");
         Ok((Reader { door: door.clone(), wire, patience, copy }, version))
     }
@@ -71,10 +67,9 @@ impl Reader {
     /// A session of its own.
     ///
     /// # Errors
-    /// As `session::login`; `source-identity`; as `new`.
-    pub async fn open(door: &Arc<Door>) -> Result<Reader> {
-        let mut wire = session::login(&door.config, &door.slot).await?;
-        session::identify_as(&mut wire, &door.identity).await?;
+    /// As `session::login_to`; as `new`.
+    pub async fn open(door: &Door) -> Result<Reader> {
+        let (wire, _) = door.pipeline.login().await?;
         Ok(Reader::new(wire, door).await?.0)
     }
 
@@ -83,8 +78,8 @@ impl Reader {
     /// # Errors
     /// A broken connection.
     pub async fn copy_slot(&mut self) -> Result<std::result::Result<(), ServerError>> {
-        let copy = sql::copy_slot(&self.door.slot, &self.copy);
-        Ok(self.patience.wait(self.wire.ask(&copy)).await??.map(|_| ()))
+        let copied = self.ask(&sql::copy_slot(self.slot(), &self.copy)).await?;
+        Ok(copied.map(|_| ()))
     }
 
     /// Goes on where another session's copy is, which stays there meanwhile.
@@ -93,7 +88,7 @@ impl Reader {
     /// What the server says, or a broken connection.
     pub async fn follow(&mut self, other: &str, at: Lsn) -> Result<()> {
         self.drop_copy().await?;
-        let copied = self.ask(&sql::copy_slot(other, &self.copy)).await?;
+        let copied = answer(self.ask(&sql::copy_slot(other, &self.copy)).await?)?;
         match cell::<Lsn>(&copied, 0)? == at {
             true => Ok(()),
             false => Err(wire::broken_protocol("a copy of a slot at another place than the slot")),
@@ -105,15 +100,10 @@ impl Reader {
     /// # Errors
     /// A gap, what the server says, or a broken connection.
     pub async fn skip_to(&mut self, place: Lsn) -> Result<()> {
-        let moved = self.patience.wait(self.wire.ask(&sql::move_slot(&self.copy, place))).await??;
+        let moved = self.ask(&sql::move_slot(&self.copy, place)).await?;
         let gaps = [("55000", Code::SlotGap)];
         moved.map_err(|error| gap::failure(READING_IN_BULK, &error, &gaps))?;
         Ok(())
-    }
-
-    /// How many bytes behind a pipeline must be.
-    pub fn above(&self) -> u64 {
-        self.door.above
     }
 
     /// The name of the copy.
@@ -135,7 +125,7 @@ impl Reader {
     /// # Errors
     /// As `place`.
     pub async fn place_of(&mut self, copy: &str) -> Result<Place> {
-        let rows = self.ask(&sql::slot_place(copy)).await?;
+        let rows = answer(self.ask(&sql::slot_place(copy)).await?)?;
         Ok(Place { confirmed: cell(&rows, 0)?, restart: cell(&rows, 1)?, end: cell(&rows, 2)? })
     }
 
@@ -144,19 +134,20 @@ impl Reader {
     /// # Errors
     /// What the server says, or a broken connection.
     pub async fn move_slot(&mut self, durable: Lsn, gain: u64) -> Result<()> {
-        let slot = &self.door.slot;
-        let moving = sql::move_slot_behind(slot, &self.copy, durable, gain);
-        let moved = self.patience.wait(self.wire.ask(&moving)).await??;
+        let moving = sql::move_slot_behind(self.slot(), &self.copy, durable, gain);
+        let moved = self.ask(&moving).await?;
         moved.map_err(|error| gap::failure("move the slot", &error, &gap::AT_THE_SLOT))?;
         Ok(())
     }
 
-    /// Begins a call that reads up to a place.
+    /// Begins a call that reads up to a place. No more log is read for the slot than for us, so that is
+    /// moved first, to what is durable, if it lets go of as much as a call.
     ///
     /// # Errors
-    /// A broken connection.
-    pub async fn begin_call(&mut self, upto: Lsn) -> Result<()> {
-        let call = sql::bulk_read(&self.copy, &self.door.slot, upto);
+    /// What the server says, or a broken connection.
+    pub async fn begin_call(&mut self, upto: Lsn, durable: Lsn) -> Result<()> {
+        self.move_slot(durable, CALL * self.door.above).await?;
+        let call = sql::bulk_read(&self.copy, self.slot(), upto);
         self.patience.wait(self.wire.send(&call)).await?
     }
 
@@ -229,14 +220,14 @@ impl Reader {
     /// What the server says, or a broken connection.
     pub async fn part(mut self, durable: Lsn) -> Result<()> {
         self.move_slot(durable, self.door.above).await?;
-        let slot = &self.door.slot;
-        let behind = self.patience.wait(self.wire.ask(&sql::slot_is_behind(slot, durable))).await?;
-        if answer(behind?)?.is_empty() {
+        let behind = self.ask(&sql::slot_is_behind(self.slot(), durable)).await?;
+        if answer(behind)?.is_empty() {
             return Ok(());
         }
         let Reader { door, wire, mut patience, .. } = self;
         let told = async {
-            let stream = Walsender::start(wire, &door.slot, durable, &Early::new(false)).await?;
+            let slot = &door.pipeline.slot;
+            let stream = Walsender::start(wire, slot, durable, &Early::new(false)).await?;
             stream.finish(durable).await
         };
         patience.wait(told).await?
@@ -252,10 +243,15 @@ impl Reader {
     }
 
     async fn drop_copy(&mut self) -> Result<()> {
-        self.ask(&sql::drop_slot_if_there(&self.copy)).await.map(|_| ())
+        answer(self.ask(&sql::drop_slot_if_there(&self.copy)).await?).map(|_| ())
     }
 
-    async fn ask(&mut self, sql: &str) -> Result<wire::Rows> {
-        answer(self.patience.wait(self.wire.ask(sql)).await??)
+    /// The slot; also the name of the publication.
+    fn slot(&self) -> &str {
+        &self.door.pipeline.slot
+    }
+
+    async fn ask(&mut self, sql: &str) -> Result<std::result::Result<wire::Rows, ServerError>> {
+        self.patience.wait(self.wire.ask(sql)).await?
     }
 }

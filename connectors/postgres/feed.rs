@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::bulk::{Bulk, End, Next, Opened, Over, Task};
+use super::bulk::{Bulk, End, Next, Opened, Over};
 use super::bulk_reader::Door;
 use super::config::Config;
 use super::lsn::{LogIdentity, Lsn};
@@ -198,8 +198,7 @@ impl Feed {
             let (pipeline, durable) = (self.pipeline.clone(), self.durable);
             // The stream ends here. Its process may hold the slot for a while, but not its copy.
             self.state = State::Changing(Box::pin(async move {
-                let mut wire = session::login(&pipeline.config, &pipeline.slot).await?;
-                let end = session::identify_as(&mut wire, &pipeline.identity).await?;
+                let (wire, end) = pipeline.login().await?;
                 begin(&pipeline, wire, (at, end), durable).await
             }));
         }
@@ -207,6 +206,14 @@ impl Feed {
 }
 
 impl Pipeline {
+    /// Opens a session that may read the log. Also says where the log ends.
+    ///
+    /// # Errors
+    /// As `session::login_to`.
+    pub async fn login(&self) -> Result<(Wire, Lsn)> {
+        session::login_to(&self.config, &self.slot, &self.identity).await
+    }
+
     fn bulk_read_above(&self) -> Option<u64> {
         self.bulk_read_above.filter(|_| !self.bulk_read_refused.load(Ordering::Relaxed))
     }
@@ -223,11 +230,10 @@ async fn begin(
     let Some(above) = pipeline.bulk_read_above().filter(|above| behind_bytes >= *above) else {
         return start(pipeline, wire, from).await;
     };
-    let Pipeline { config, identity, slot, read_ahead: ahead, .. } = &**pipeline;
-    let (config, identity) = (config.clone(), identity.clone());
-    let door = Door { config, identity, slot: slot.clone(), above };
-    match Bulk::open(wire, Task { door, ahead: *ahead, from, durable }).await? {
+    let door = Door { pipeline: pipeline.clone(), above };
+    match Bulk::open(wire, door, from, durable).await? {
         Opened::Bulk(bulk) => {
+            let slot = &pipeline.slot;
             tracing::info!(slot, behind_bytes, "far behind, reading the log in bulk");
             Ok(State::Bulk(bulk))
         }
@@ -250,9 +256,7 @@ async fn stream(pipeline: &Arc<Pipeline>, over: Over) -> Result<State> {
             if !pipeline.bulk_read_refused.swap(true, Ordering::Relaxed) {
                 tracing::info!(slot, reason, "the source refuses bulk reads, streaming the log");
             }
-            let mut wire = session::login(&pipeline.config, slot).await?;
-            session::identify_as(&mut wire, &pipeline.identity).await?;
-            wire
+            pipeline.login().await?.0
         }
     };
     start(pipeline, wire, from).await

@@ -38,6 +38,16 @@ pub async fn login(config: &Config, slot: &str) -> Result<Wire> {
         .map_err(|error| error.context(connect::doing_login(config)))
 }
 
+/// Opens a replication connection to the server that has this log. Also says where the log ends.
+///
+/// # Errors
+/// As `login`; as `identify_as`.
+pub async fn login_to(config: &Config, slot: &str, log: &LogIdentity) -> Result<(Wire, Lsn)> {
+    let mut wire = login(config, slot).await?;
+    let end = identify_as(&mut wire, log).await?;
+    Ok((wire, end))
+}
+
 /// Which log this is, and its end.
 ///
 /// # Errors

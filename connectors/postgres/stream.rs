@@ -81,8 +81,7 @@ impl Stream {
     pub async fn open(opening: Opening<'_>) -> Result<Stream> {
         let Opening { config, slot, from, commits, .. } = opening;
         commits.opening(opening.epoch, from.log);
-        let mut wire = session::login(config, slot).await?;
-        let end = session::identify_as(&mut wire, &from.identity).await?;
+        let (wire, end) = session::login_to(config, slot, &from.identity).await?;
         let pipeline = Pipeline {
             config: config.clone(),
             slot: slot.to_owned(),
