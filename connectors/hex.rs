@@ -30,6 +30,19 @@ pub fn digits(byte: u8) -> [u8; 2] {
     [byte >> 4, byte & 15].map(|value| value + if value < 10 { b'0' } else { b'a' - 10 })
 }
 
+/// Appends `a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11`.
+pub fn push_uuid(bytes: [u8; 16], out: &mut Vec<u8>) {
+    let digits = bytes.map(digits);
+    let digits = digits.as_flattened();
+    let mut text = [b'-'; 36];
+    text[..8].copy_from_slice(&digits[..8]);
+    text[9..13].copy_from_slice(&digits[8..12]);
+    text[14..18].copy_from_slice(&digits[12..16]);
+    text[19..23].copy_from_slice(&digits[16..20]);
+    text[24..].copy_from_slice(&digits[20..]);
+    out.extend_from_slice(&text);
+}
+
 /// The byte of two digits, and a mark that is above 15 if one of them is none.
 #[inline]
 #[must_use]

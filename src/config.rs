@@ -180,6 +180,7 @@ impl Settings {
             pipeline: self.name.clone(),
             part_bytes: self.batch_bytes,
             streaming: self.streaming,
+            in_binary: connectors::takes_binary(self.target_url.expose()),
             spool: self.pipeline_dir(),
             bulk_read_above: self.bulk_read.then_some(SourceOptions::BULK_READ_ABOVE),
             read_ahead: self.memory / 32,

@@ -17,12 +17,14 @@ pub const ROWS: u64 = 10_000;
 const HOT_KEYS: u64 = 100;
 
 /// All parts.
-pub const PARTS: [&str; 6] = [
+pub const PARTS: [&str; 8] = [
     "decode_pgoutput",
+    "decode_pgoutput_text",
     "decode_binlog",
     "merge_distinct",
     "merge_hot",
     "encode_copy",
+    "encode_copy_text",
     "encode_load",
 ];
 
@@ -35,19 +37,21 @@ pub type Done = Box<dyn Any>;
 /// Makes a part ready, again and again.
 pub fn part(name: &str) -> Option<Box<dyn Fn() -> Ready>> {
     match name {
-        "decode_pgoutput" => Some(decode_pgoutput()),
+        "decode_pgoutput" => Some(decode_pgoutput(true)),
+        "decode_pgoutput_text" => Some(decode_pgoutput(false)),
         "decode_binlog" => Some(decode_binlog()),
         "merge_distinct" => Some(merge(ROWS)),
         "merge_hot" => Some(merge(HOT_KEYS)),
-        "encode_copy" => Some(encode(postgres_rows(), postgres::bench::encode_copy)),
+        "encode_copy" => Some(encode(postgres_rows(true), postgres::bench::encode_copy)),
+        "encode_copy_text" => Some(encode(postgres_rows(false), postgres::bench::encode_copy)),
         "encode_load" => Some(encode(mariadb_rows(), mysql::bench::encode_load)),
         _ => None,
     }
 }
 
-/// Messages of pgoutput, text values, into a transaction.
-fn decode_pgoutput() -> Box<dyn Fn() -> Ready> {
-    let log = Rc::new(postgres::bench::Log::new(ROWS, ROWS));
+/// Messages of pgoutput, with values in binary or as text, into a transaction.
+fn decode_pgoutput(in_binary: bool) -> Box<dyn Fn() -> Ready> {
+    let log = Rc::new(postgres::bench::Log::new(ROWS, ROWS, in_binary));
     Box::new(move || {
         let log = log.clone();
         Box::new(move || changes(log.decode()))
@@ -65,7 +69,7 @@ fn decode_binlog() -> Box<dyn Fn() -> Ready> {
 
 /// The changes of a transaction into a batch; so many of the rows are different ones.
 fn merge(keys: u64) -> Box<dyn Fn() -> Ready> {
-    let transaction = must(postgres::bench::Log::new(ROWS, keys).decode());
+    let transaction = must(postgres::bench::Log::new(ROWS, keys, true).decode());
     Box::new(move || {
         let transaction = transaction.clone();
         Box::new(move || {
@@ -82,8 +86,8 @@ fn merge(keys: u64) -> Box<dyn Fn() -> Ready> {
     })
 }
 
-fn postgres_rows() -> Transaction {
-    must(postgres::bench::Log::new(ROWS, ROWS).decode())
+fn postgres_rows(in_binary: bool) -> Transaction {
+    must(postgres::bench::Log::new(ROWS, ROWS, in_binary).decode())
 }
 
 fn mariadb_rows() -> Transaction {

@@ -9,6 +9,9 @@ use crate::schema::TableSchema;
 pub enum Cell<'a> {
     /// A value in the canonical text form of its `ColumnType`.
     Value(&'a [u8]),
+    /// A value in the binary form of its column's type in PostgreSQL. Only between two such
+    /// databases (`SourceOptions::in_binary`), and never in a key.
+    Binary(&'a [u8]),
     /// SQL NULL.
     Null,
     /// The log did not carry this column.
@@ -16,7 +19,7 @@ pub enum Cell<'a> {
 }
 
 /// The cells of one row in the order of its schema's columns, in one allocation: a table of
-/// (offset, length) pairs, then the values.
+/// (offset, length) pairs, then the values. The highest bit of a length marks a value in binary.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Row {
     bytes: Box<[u8]>,
@@ -27,6 +30,9 @@ pub struct Row {
 const SPAN: usize = 8;
 const NULL: u32 = u32::MAX;
 const ABSENT: u32 = u32::MAX - 1;
+const BINARY: u32 = 1 << 31;
+/// A row of more bytes is not copied when it is built.
+const COPIED_MAX: usize = 64 << 10;
 
 impl Row {
     /// Builds a row from its cells.
@@ -99,7 +105,7 @@ impl Row {
             let offset = u32::from_le_bytes([a, b, c, d]) as usize;
             let length = match u32::from_le_bytes(length) {
                 NULL | ABSENT => 0,
-                length => length as usize,
+                length => (length & !BINARY) as usize,
             };
             offset.checked_add(length).is_some_and(|end| end <= bytes.len())
         };
@@ -125,7 +131,8 @@ fn cell(row: &[u8], index: usize) -> Cell<'_> {
     match (span >> 32) as u32 {
         NULL => Cell::Null,
         ABSENT => Cell::Absent,
-        length => Cell::Value(&row[offset..offset + length as usize]),
+        length if length & BINARY == 0 => Cell::Value(&row[offset..offset + length as usize]),
+        length => Cell::Binary(&row[offset..offset + (length & !BINARY) as usize]),
     }
 }
 
@@ -173,6 +180,10 @@ impl RowBuilder {
             Cell::Value(value) => {
                 self.bytes.extend_from_slice(value);
                 value.len() as u32
+            }
+            Cell::Binary(value) => {
+                self.bytes.extend_from_slice(value);
+                value.len() as u32 | BINARY
             }
             Cell::Null => NULL,
             Cell::Absent => ABSENT,
@@ -230,14 +241,20 @@ impl RowBuilder {
         Row { bytes: self.bytes.into_boxed_slice(), has_absent: self.has_absent }
     }
 
-    /// A copy of the row.
+    /// The row; begin another one before the next cell. A small one is a copy, and the memory stays
+    /// here; a large one takes it along.
     ///
     /// # Panics
     /// As `finish`.
     #[must_use]
-    pub fn row(&self) -> Row {
+    pub fn take(&mut self) -> Row {
         self.assert_whole();
-        Row { bytes: self.bytes.as_slice().into(), has_absent: self.has_absent }
+        let bytes = match self.bytes.len() {
+            ..=COPIED_MAX => self.bytes.as_slice().into(),
+            _ => std::mem::take(&mut self.bytes).into_boxed_slice(),
+        };
+        self.pushed = 0;
+        Row { bytes, has_absent: self.has_absent }
     }
 
     fn assert_whole(&self) {
@@ -248,7 +265,7 @@ impl RowBuilder {
 impl Cell<'_> {
     fn len(&self) -> usize {
         match self {
-            Cell::Value(value) => value.len(),
+            Cell::Value(value) | Cell::Binary(value) => value.len(),
             Cell::Null | Cell::Absent => 0,
         }
     }
@@ -267,15 +284,19 @@ mod tests {
 
     use super::*;
 
-    fn any_cells() -> impl Strategy<Value = Vec<Option<Option<Vec<u8>>>>> {
-        proptest::collection::vec(any::<Option<Option<Vec<u8>>>>(), 0..9)
+    /// Absent, NULL, or a value in text or in binary.
+    type AnyCell = Option<Option<(bool, Vec<u8>)>>;
+
+    fn any_cells() -> impl Strategy<Value = Vec<AnyCell>> {
+        proptest::collection::vec(any::<AnyCell>(), 0..9)
     }
 
-    fn cell(cell: &Option<Option<Vec<u8>>>) -> Cell<'_> {
+    fn cell(cell: &AnyCell) -> Cell<'_> {
         match cell {
             None => Cell::Absent,
             Some(None) => Cell::Null,
-            Some(Some(value)) => Cell::Value(value),
+            Some(Some((false, value))) => Cell::Value(value),
+            Some(Some((true, value))) => Cell::Binary(value),
         }
     }
 
@@ -298,16 +319,34 @@ mod tests {
                     // Absent cells are passed over.
                     let Some(value) = cell else { continue };
                     builder.skip_to(place);
-                    builder.push_with(|out| {
-                        out.extend_from_slice(value.as_deref().unwrap_or(b"no value"));
-                        value.is_some()
-                    });
+                    match value {
+                        Some((true, value)) => builder.push(Cell::Binary(value)),
+                        Some((false, value)) => builder.push_with(|out| {
+                            out.extend_from_slice(value);
+                            true
+                        }),
+                        None => builder.push_with(|out| {
+                            out.extend_from_slice(b"no value");
+                            false
+                        }),
+                    }
                 }
                 builder.skip_to(cells.len());
                 prop_assert!((0..cells.len()).all(|at| builder.cell(at) == cell(&cells[at])));
-                prop_assert_eq!(builder.row(), Row::from_cells(cells.iter().map(cell)));
+                prop_assert_eq!(builder.take(), Row::from_cells(cells.iter().map(cell)));
             }
         }
+    }
+
+    #[test]
+    fn a_large_row_takes_its_memory_along() {
+        let (mut builder, large) = (RowBuilder::default(), vec![b'x'; COPIED_MAX]);
+        for value in [&large[..], b"x", &large[1..]] {
+            builder.restart(1);
+            builder.push(Cell::Value(value));
+            assert_eq!(builder.take(), Row::from_cells([Cell::Value(value)]));
+        }
+        assert_eq!(builder.bytes.capacity(), 0);
     }
 
     #[test]

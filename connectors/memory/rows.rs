@@ -153,6 +153,7 @@ pub(super) fn write(cells: &mut BTreeMap<String, Option<Vec<u8>>>, table: &Table
             Cell::Value(value) => cells.insert(column.name.clone(), Some(value.to_vec())),
             Cell::Null => cells.insert(column.name.clone(), None),
             Cell::Absent => None,
+            Cell::Binary(_) => unreachable!("this database is not PostgreSQL"),
         };
     }
 }

@@ -4,7 +4,7 @@
 //! so that the bytes sort as the numbers.
 
 use super::bytes::{Decoded, Malformed, Reader};
-use super::text::{push_padded, push_unsigned};
+use crate::digits::{push_padded, push_unsigned};
 
 /// Bytes that so many digits take, fewer than nine of them or nine.
 const BYTES: [usize; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];

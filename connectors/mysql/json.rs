@@ -8,7 +8,7 @@ use std::io::Write as _;
 
 use super::bytes::{Decoded, Malformed, Reader};
 use super::decimal;
-use super::text::{push_padded, push_signed, push_unsigned};
+use crate::digits::{push_padded, push_signed, push_unsigned};
 use crate::float::Decimal;
 
 /// Documents are at most 100 levels deep.

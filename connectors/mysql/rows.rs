@@ -19,7 +19,7 @@ use crate::ZeroDates;
 use crate::calendar;
 use crate::change::{Cell, Row, RowBuilder};
 use crate::schema::TableSchema;
-use crate::{float, hex};
+use crate::{digits, float, hex};
 
 /// How rows of one table map become rows of a table.
 #[derive(Debug)]
@@ -66,10 +66,10 @@ impl Cells {
         self.row.cell(place)
     }
 
-    /// The row, in an allocation of its own.
+    /// The row, in an allocation of its own; the cells are gone.
     #[must_use]
-    pub fn row(&self) -> Row {
-        self.row.row()
+    pub fn take(&mut self) -> Row {
+        self.row.take()
     }
 
     /// Takes what this image lacks from another image of the row.
@@ -309,8 +309,8 @@ impl<'a> Value<'a> {
         match (self, mysql_type) {
             (Value::Integer(number, bytes), MysqlType::Integer { unsigned, .. }) => {
                 match unsigned {
-                    true => text::push_unsigned(number, out),
-                    false => text::push_signed(with_sign(number, bytes), out),
+                    true => digits::push_unsigned(number, out),
+                    false => digits::push_signed(with_sign(number, bytes), out),
                 }
             }
             (Value::Integer(number, _), MysqlType::Enum(labels, _)) => {
@@ -323,7 +323,7 @@ impl<'a> Value<'a> {
             (Value::Double(value), MysqlType::Double) => float::push_double(value, out),
             (Value::Year(0), MysqlType::Year) => out.push(b'0'),
             (Value::Year(years), MysqlType::Year) => {
-                text::push_unsigned(1900 + u64::from(years), out);
+                digits::push_unsigned(1900 + u64::from(years), out);
             }
             (Value::Date(packed), MysqlType::Date) => {
                 return text::push_date(unpack_date(packed), zero_dates, out);
@@ -379,7 +379,7 @@ pub fn push_bytes(bytes: &[u8], mysql_type: &MysqlType, out: &mut Vec<u8>) -> De
             text::push_bits(number, *bits, out);
         }
         MysqlType::Json => json::push(bytes, out)?,
-        MysqlType::Uuid => push_uuid(padded(bytes)?, out),
+        MysqlType::Uuid => hex::push_uuid(padded(bytes)?, out),
         MysqlType::Inet4 => {
             let _ = write(out, Ipv4Addr::from(padded::<4>(bytes)?));
         }
@@ -413,18 +413,6 @@ fn padded<const N: usize>(bytes: &[u8]) -> Decoded<[u8; N]> {
         padded.get_mut(..bytes.len()).ok_or_else(|| Malformed::new("a value is too long"))?;
     there.copy_from_slice(bytes);
     Ok(padded)
-}
-
-fn push_uuid(bytes: [u8; 16], out: &mut Vec<u8>) {
-    let digits = bytes.map(hex::digits);
-    let digits = digits.as_flattened();
-    let mut text = [b'-'; 36];
-    text[..8].copy_from_slice(&digits[..8]);
-    text[9..13].copy_from_slice(&digits[8..12]);
-    text[14..18].copy_from_slice(&digits[12..16]);
-    text[19..23].copy_from_slice(&digits[16..20]);
-    text[24..].copy_from_slice(&digits[20..]);
-    out.extend_from_slice(&text);
 }
 
 /// As the server prints it: the first of the longest runs of zeros is left out, also a single one,

@@ -167,7 +167,7 @@ impl Target for MysqlTarget {
             .zip(row.cells())
             .map(|(column, cell)| match cell {
                 Cell::Value(value) => Some(target_values::stored(column.form, value)),
-                Cell::Null | Cell::Absent => None,
+                Cell::Null | Cell::Absent | Cell::Binary(_) => None,
             })
             .collect();
         let cells = texts.iter().zip(row.cells());

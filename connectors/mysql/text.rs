@@ -1,46 +1,10 @@
-//! Appends numbers, bytes and times to a buffer as canonical text. Pure. Nothing here allocates:
+//! Appends bytes, dates and times to a buffer as canonical text. Pure. Nothing here allocates:
 //! most values of a table pass through.
 
 use super::bytes::Malformed;
 use crate::ZeroDates;
+use crate::digits::{self, two_digits};
 use crate::{calendar, hex};
-
-/// Appends a number.
-pub fn push_unsigned(number: u64, out: &mut Vec<u8>) {
-    match number {
-        0..=9 => out.push(b'0' + number as u8),
-        _ => push_padded(number, 1, out),
-    }
-}
-
-/// Appends a number with its sign.
-pub fn push_signed(number: i64, out: &mut Vec<u8>) {
-    if number < 0 {
-        out.push(b'-');
-    }
-    push_unsigned(number.unsigned_abs(), out);
-}
-
-/// Appends a number with zeros in front of it up to this many digits.
-pub fn push_padded(number: u64, digits_min: usize, out: &mut Vec<u8>) {
-    let mut digits = [b'0'; 20];
-    let (mut at, mut left) = (digits.len(), number);
-    while left >= 10 {
-        at -= 2;
-        digits[at..at + 2].copy_from_slice(&two_digits((left % 100) as u8));
-        left /= 100;
-    }
-    if left > 0 {
-        at -= 1;
-        digits[at] = b'0' + left as u8;
-    }
-    out.extend_from_slice(&digits[at.min(digits.len() - digits_min)..]);
-}
-
-/// The digits of a number below 100.
-fn two_digits(number: u8) -> [u8; 2] {
-    [b'0' + number / 10, b'0' + number % 10]
-}
 
 /// Appends bytes as `\x` and hexadecimal digits, with zeros behind them up to this many bytes.
 pub fn push_bytes(bytes: &[u8], length_min: usize, out: &mut Vec<u8>) {
@@ -176,21 +140,7 @@ fn push_clock(clock: Clock, out: &mut Vec<u8>) -> Result<(), Malformed> {
     if minute > 59 || second > 59 || micros > 999_999 {
         return Err(Malformed::new("a time of day is none"));
     }
-    match hour {
-        0..=99 => out.extend_from_slice(&two_digits(hour as u8)),
-        _ => push_unsigned(u64::from(hour), out),
-    }
-    let mut text = *b":00:00";
-    text[1..3].copy_from_slice(&two_digits(minute));
-    text[4..].copy_from_slice(&two_digits(second));
-    out.extend_from_slice(&text);
-    if micros > 0 {
-        out.push(b'.');
-        push_padded(u64::from(micros), 6, out);
-        while out.last() == Some(&b'0') {
-            out.pop();
-        }
-    }
+    digits::push_clock(hour.into(), minute, second, micros, out);
     Ok(())
 }
 
@@ -205,12 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_bytes_are_appended() {
-        assert_eq!(text(|out| push_unsigned(u64::MAX, out)), "18446744073709551615");
-        assert_eq!(text(|out| push_unsigned(0, out)), "0");
-        assert_eq!(text(|out| push_signed(i64::MIN, out)), "-9223372036854775808");
-        assert_eq!(text(|out| push_padded(7, 3, out)), "007");
-        assert_eq!(text(|out| push_padded(1005, 3, out)), "1005");
+    fn bytes_and_bits_are_appended() {
         assert_eq!(text(|out| push_bytes(&[0, 0xfe], 3, out)), "\\x00fe00");
         assert_eq!(text(|out| push_bits(5, 9, out)), "000000101");
     }
@@ -241,13 +186,12 @@ mod tests {
     }
 
     #[test]
-    fn fractions_of_seconds_lose_their_zeros() {
+    fn a_length_of_time_has_a_sign_and_more_than_a_day() {
         let clock = |micros| Clock { hour: 1, minute: 2, second: 3, micros };
         let duration =
             |negative, micros| text(|out| _ = push_duration(negative, clock(micros), out).unwrap());
         assert_eq!(duration(true, 400_000), "-01:02:03.4");
         assert_eq!(duration(false, 0), "01:02:03");
-        assert_eq!(duration(false, 7), "01:02:03.000007");
         let long = Clock { hour: 838, minute: 59, second: 59, micros: 0 };
         assert_eq!(text(|out| _ = push_duration(false, long, out).unwrap()), "838:59:59");
     }

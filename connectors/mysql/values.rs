@@ -12,7 +12,7 @@ use super::rows;
 use super::text::{self, Clock, Date, Pushed, Refusal};
 use super::types::MysqlType;
 use super::{charset::Charset, decimal};
-use crate::{ZeroDates, float};
+use crate::{ZeroDates, digits, float};
 
 /// What a session must have set before it reads rows: instants in UTC, texts as they are stored,
 /// and CHAR without the padding. (Our statements are plain ASCII or UTF-8.)
@@ -44,10 +44,10 @@ pub fn push(
     match (value, mysql_type) {
         (Value::NULL, _) => return Ok(Pushed::Null),
         (Value::Int(number), MysqlType::Integer { .. } | MysqlType::Year) => {
-            text::push_signed(*number, out);
+            digits::push_signed(*number, out);
         }
         (Value::UInt(number), MysqlType::Integer { .. } | MysqlType::Year) => {
-            text::push_unsigned(*number, out);
+            digits::push_unsigned(*number, out);
         }
         (Value::Float(value), MysqlType::Float) => float::push_single(*value, out),
         (Value::Double(value), MysqlType::Double) => float::push_double(*value, out),

@@ -7,7 +7,7 @@ use super::binary::Encoding;
 use super::lsn::{Bookmark, LogIdentity, Lsn};
 use super::pgoutput;
 use super::target::{Form, RowWriter};
-use super::transaction::{Builder, Relation, Shape};
+use super::transaction::{Builder, Keep, Relation, Shape};
 use crate::change::{RowUpsert, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::schema::{Column, ColumnType, Engine, TableName, TableSchema};
@@ -39,11 +39,12 @@ pub struct Log {
 }
 
 impl Log {
-    /// A transaction that writes so many rows, which have so many different keys.
+    /// A transaction that writes so many rows, which have so many different keys. Values are text, or
+    /// in binary as for a PostgreSQL target.
     #[must_use]
-    pub fn new(rows: u64, keys: u64) -> Log {
+    pub fn new(rows: u64, keys: u64, in_binary: bool) -> Log {
         let mut messages = vec![begin()];
-        messages.extend((0..rows).map(|row| insert(1 + row % keys)));
+        messages.extend((0..rows).map(|row| insert(1 + row % keys, in_binary)));
         messages.push(commit());
         Log { table: Arc::new(table()), messages }
     }
@@ -56,7 +57,9 @@ impl Log {
         let identity = LogIdentity { system: "1".into(), timeline: 1 };
         let from = Bookmark { identity, publication: 1, lsn: Lsn(0), log: Lsn(0) };
         let mut builder = Builder::new(from, 1, usize::MAX);
-        let shape = Shape { schema: self.table.clone(), keep: vec![true; COLUMNS.len()] };
+        let mut columns = vec![Keep::AsTheyCome; COLUMNS.len()];
+        columns[0] = Keep::AsText(Some(Encoding::Int64));
+        let shape = Shape { schema: self.table.clone(), columns };
         builder.relation(TABLE, Relation::Table(shape))?;
         let mut transaction = None;
         for message in &self.messages {
@@ -93,8 +96,7 @@ pub fn upserts(transaction: Transaction) -> Result<Vec<RowUpsert>> {
 pub fn encode_copy(upserts: &[RowUpsert]) -> Result<usize> {
     const OIDS: [u32; 13] = [20, 23, 23, 1700, 701, 16, 25, 25, 1184, 2950, 3802, 17, 1184];
     let unknown = || Error::stop(Code::Internal, "a value has no binary form");
-    let encodings: Option<Box<[Encoding]>> = OIDS.into_iter().map(Encoding::of).collect();
-    let form = Form::Binary(encodings.ok_or_else(unknown)?);
+    let form = Form::new(&OIDS.map(Encoding::of), &encodings(), true);
     let mut writer = RowWriter::new(&form, OIDS.len() - COLUMNS.len());
     let mut bytes = 0;
     for upsert in upserts {
@@ -121,6 +123,10 @@ fn table() -> TableSchema {
     }
 }
 
+fn encodings() -> Vec<Option<Encoding>> {
+    table().columns.iter().map(Encoding::of_column).collect()
+}
+
 fn begin() -> Vec<u8> {
     [b"B".as_slice(), &COMMIT.to_be_bytes(), &[0; 8], &7_u32.to_be_bytes()].concat()
 }
@@ -129,7 +135,7 @@ fn commit() -> Vec<u8> {
     [b"C\0".as_slice(), &COMMIT.to_be_bytes(), &END.to_be_bytes(), &[0; 8]].concat()
 }
 
-fn insert(id: u64) -> Vec<u8> {
+fn insert(id: u64, in_binary: bool) -> Vec<u8> {
     let cells = [
         Some(id.to_string()),
         Some((id % 1000).to_string()),
@@ -145,10 +151,15 @@ fn insert(id: u64) -> Vec<u8> {
     ];
     let mut message = [b"I".as_slice(), &TABLE.to_be_bytes(), b"N"].concat();
     message.extend_from_slice(&(cells.len() as u16).to_be_bytes());
-    for cell in cells {
-        match cell {
-            None => message.push(b'n'),
-            Some(text) => {
+    for (cell, encoding) in cells.into_iter().zip(encodings()) {
+        match (cell, encoding) {
+            (None, _) => message.push(b'n'),
+            (Some(text), Some(encoding)) if in_binary => {
+                message.push(b'b');
+                // The test at the end finds a value that has none.
+                let _ = encoding.push(text.as_bytes(), &mut message);
+            }
+            (Some(text), _) => {
                 message.push(b't');
                 message.extend_from_slice(&(text.len() as u32).to_be_bytes());
                 message.extend_from_slice(text.as_bytes());
@@ -165,7 +176,7 @@ mod tests {
 
     #[test]
     fn the_log_has_the_rows_that_are_measured() {
-        let rows = upserts(Log::new(20, 10).decode().unwrap()).unwrap();
+        let rows = upserts(Log::new(20, 10, false).decode().unwrap()).unwrap();
         assert_eq!(rows.len(), 20);
         assert_eq!(rows[3].key, rows[13].key);
         let cells: Vec<Cell<'_>> = rows[6].row.cells().collect();
@@ -174,5 +185,21 @@ mod tests {
         assert_eq!(cells[2], Cell::Null);
         assert_eq!(cells[3], Cell::Value(b"2.59"));
         assert_eq!(cells[10], Cell::Value(br#"{"n": 7, "even": false, "kind": 7}"#));
+    }
+
+    #[test]
+    fn the_log_in_binary_has_the_same_rows() {
+        let [text, binary] = [false, true].map(|in_binary| {
+            let rows = upserts(Log::new(20, 20, in_binary).decode().unwrap()).unwrap();
+            let form = Form::new(&encodings(), &encodings(), true);
+            let mut writer = RowWriter::new(&form, 0);
+            for upsert in &rows {
+                writer.cells(upsert.row.cells()).unwrap();
+                let kept = upsert.row.cells().skip(1);
+                assert!(kept.into_iter().all(|cell| !in_binary || !matches!(cell, Cell::Value(_))));
+            }
+            (rows.into_iter().map(|upsert| upsert.key).collect::<Vec<_>>(), writer.finish())
+        });
+        assert_eq!(text, binary);
     }
 }

@@ -1,5 +1,6 @@
-//! Values in PostgreSQL's binary form, made of their canonical text. Pure. Reading that form costs
-//! the server about half of what reading text does. `target/row_writer.rs` makes rows of them.
+//! Values in PostgreSQL's binary form, made of their canonical text, and back. Pure. Reading that form
+//! costs the server about half of what reading text does. `target/row_writer.rs` makes rows of them;
+//! a source sends them where both ends are PostgreSQL (`values.rs`).
 //!
 //! | types | binary form |
 //! |---|---|
@@ -22,10 +23,12 @@ mod number;
 mod octets;
 #[cfg(test)]
 mod tests;
+mod text;
 mod time;
 
 use crate::change::Timestamp;
 use crate::hex;
+use crate::schema::{Column, ColumnType};
 
 /// How values of a type are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +121,40 @@ impl Encoding {
             3802 => Encoding::Jsonb,
             _ => Encoding::Array(element_type(type_id)?),
         })
+    }
+
+    /// How a source sends the values of a column in binary; `None` if there is no way back from it to
+    /// their text. A target's column has the same type.
+    #[must_use]
+    pub fn of_column(column: &Column) -> Option<Encoding> {
+        let native = column.native.as_deref()?;
+        Some(match column.column_type {
+            ColumnType::Bool => Encoding::Bool,
+            ColumnType::Int16 => Encoding::Int16,
+            ColumnType::Int32 => Encoding::Int32,
+            ColumnType::Int64 => Encoding::Int64,
+            ColumnType::Float32 => Encoding::Float32,
+            ColumnType::Float64 => Encoding::Float64,
+            ColumnType::Numeric => Encoding::Numeric,
+            ColumnType::Json if native == "jsonb" => Encoding::Jsonb,
+            ColumnType::Text | ColumnType::Json => Encoding::Text,
+            ColumnType::Bytes => Encoding::Bytes,
+            ColumnType::Date => Encoding::Date,
+            ColumnType::Time => Encoding::Time,
+            ColumnType::Timestamp => Encoding::Timestamp,
+            ColumnType::TimestampTz => Encoding::TimestampTz,
+            ColumnType::Uuid => Encoding::Uuid,
+            ColumnType::Duration | ColumnType::Other => return None,
+        })
+    }
+
+    /// As `of_column`, for a column of a key: without floats, which have the server's own text only for
+    /// most of their values.
+    #[must_use]
+    pub fn of_key_column(column: &Column) -> Option<Encoding> {
+        let is_float =
+            |encoding: &Encoding| matches!(encoding, Encoding::Float32 | Encoding::Float64);
+        Encoding::of_column(column).filter(|encoding| !is_float(encoding))
     }
 
     /// Appends a value with its length; `None` if its text is not canonical, and then what was

@@ -147,7 +147,8 @@ impl Reader {
     /// What the server says, or a broken connection.
     pub async fn begin_call(&mut self, upto: Lsn, durable: Lsn) -> Result<()> {
         self.move_slot(durable, CALL * self.door.above).await?;
-        let call = sql::bulk_read(&self.copy, self.slot(), upto);
+        let in_binary = self.door.pipeline.in_binary.is_some();
+        let call = sql::bulk_read(&self.copy, self.slot(), upto, in_binary);
         self.patience.wait(self.wire.send(&call)).await?
     }
 
@@ -226,8 +227,8 @@ impl Reader {
         }
         let Reader { door, wire, mut patience, .. } = self;
         let told = async {
-            let slot = &door.pipeline.slot;
-            let stream = Walsender::start(wire, slot, durable, &Early::new(false)).await?;
+            let pipeline = &door.pipeline;
+            let stream = Walsender::start(wire, pipeline, durable, &Early::new(false)).await?;
             stream.finish(durable).await
         };
         patience.wait(told).await?

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
+use super::binary::Encoding;
 use super::pgoutput;
 use super::source_sql as sql;
-use super::transaction::{Relation, Shape};
+use super::transaction::{Keep, Relation, Shape};
 use super::{connect, quote};
 use crate::error::{Code, Error, Result};
 use crate::schema::{Column, ColumnType, Engine, TableName, TablePatterns, TableSchema};
@@ -149,7 +150,8 @@ fn column(row: &tokio_postgres::Row) -> CatalogColumn {
 }
 
 /// What values of a type mean; OIDs of built-in types never change.
-fn column_type(id: u32) -> ColumnType {
+#[must_use]
+pub fn column_type(id: u32) -> ColumnType {
     match id {
         16 => ColumnType::Bool,
         17 => ColumnType::Bytes,
@@ -293,10 +295,11 @@ fn shape(
         return Err("was renamed".into());
     }
     let mut columns = Vec::new();
-    let mut keep = Vec::new();
+    // Where each column of the relation is among ours.
+    let mut kept = Vec::new();
     for column in &relation.columns {
         if current.generated.iter().any(|generated| generated == column.name) {
-            keep.push(false);
+            kept.push(None);
             continue;
         }
         let Some(now) = current.columns.iter().find(|now| now.column.name == column.name) else {
@@ -305,7 +308,7 @@ fn shape(
         if now.type_id != column.type_id {
             return Err(format!("has another type in column {}", column.name));
         }
-        keep.push(true);
+        kept.push(Some(columns.len()));
         columns.push(now.column.clone());
     }
     let known_key: Vec<u32> = known.key_columns().map(|column| column.id).collect();
@@ -319,8 +322,16 @@ fn shape(
     if current.key != known_key || !(relation.identity_full || as_known) {
         return Err("has another key or replica identity".into());
     }
+    let keep = |place: Option<usize>| match place {
+        None => Keep::No,
+        Some(place) if key.contains(&place) => {
+            Keep::AsText(Encoding::of_key_column(&columns[place]))
+        }
+        Some(_) => Keep::AsTheyCome,
+    };
+    let kept = kept.into_iter().map(keep).collect();
     let schema = TableSchema { columns, key, ..known.clone() };
-    Ok(Shape { schema: Arc::new(schema), keep })
+    Ok(Shape { schema: Arc::new(schema), columns: kept })
 }
 
 #[cfg(test)]
@@ -367,7 +378,8 @@ mod tests {
             (Relation::Table(shape), Ok((names, keep))) => {
                 let columns = shape.schema.columns.iter().map(|column| column.name.as_str());
                 assert_eq!(columns.collect::<Vec<_>>(), names);
-                assert_eq!(shape.keep, keep);
+                let kept = shape.columns.iter().map(|column| *column != Keep::No);
+                assert_eq!(kept.collect::<Vec<_>>(), keep);
             }
             (Relation::Halted { message, .. }, Err(why)) => {
                 assert!(message.contains(why), "{message}");

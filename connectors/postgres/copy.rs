@@ -9,14 +9,8 @@ pub const DELIMITER: u8 = b'\t';
 /// What ends a row.
 pub const END: u8 = b'\n';
 
-/// Appends one cell, without a delimiter. An absent cell is written as NULL: a staging table has
-/// no third state, so whoever writes one must keep every statement from reading it.
-pub fn encode_cell(out: &mut Vec<u8>, cell: Cell<'_>) {
-    match cell {
-        Cell::Value(value) => encode_value(out, value),
-        Cell::Null | Cell::Absent => out.extend_from_slice(b"\\N"),
-    }
-}
+/// What stands for NULL.
+pub const NULL: &[u8] = b"\\N";
 
 /// Reads one line, without its end, into a row of so many cells; `None` if it is not what COPY
 /// writes of them.
@@ -36,7 +30,7 @@ pub fn decode_line(line: &[u8], cells: usize) -> Option<Row> {
                 let cell = &line[start..at];
                 row.push(match escaped {
                     false => Cell::Value(cell),
-                    true if cell == b"\\N" => Cell::Null,
+                    true if cell == NULL => Cell::Null,
                     true => {
                         unescaped.clear();
                         decode_value(cell, &mut unescaped)?;
@@ -65,7 +59,8 @@ fn escape(byte: u8) -> Option<u8> {
     }
 }
 
-fn encode_value(out: &mut Vec<u8>, value: &[u8]) {
+/// Appends one value, without a delimiter.
+pub fn encode_value(out: &mut Vec<u8>, value: &[u8]) {
     let mut plain = 0;
     for (at, &byte) in value.iter().enumerate() {
         if let Some(letter) = escape(byte) {
@@ -110,7 +105,10 @@ mod tests {
             if index > 0 {
                 line.push(DELIMITER);
             }
-            encode_cell(&mut line, cell.as_deref().map_or(Cell::Null, Cell::Value));
+            match cell {
+                Some(value) => encode_value(&mut line, value),
+                None => line.extend_from_slice(NULL),
+            }
         }
         line
     }

@@ -24,6 +24,7 @@ use super::lsn::{LogIdentity, Lsn};
 use super::session;
 use super::streamed::Early;
 use super::streaming::Streaming;
+use super::values::InBinary;
 use super::walsender::Walsender;
 use super::wire::Wire;
 use crate::error::{Code, Error, Result};
@@ -50,6 +51,8 @@ pub struct Pipeline {
     pub spool: PathBuf,
     /// Whether they are taken before their end.
     pub early: Early,
+    /// There if values come in binary.
+    pub in_binary: Option<InBinary>,
     /// How far behind it must be for bulk reads, in bytes; `None` for never.
     pub bulk_read_above: Option<u64>,
     /// How many bytes of a bulk read may wait for us.
@@ -263,6 +266,6 @@ async fn stream(pipeline: &Arc<Pipeline>, over: Over) -> Result<State> {
 }
 
 async fn start(pipeline: &Arc<Pipeline>, wire: Wire, from: Lsn) -> Result<State> {
-    let walsender = Walsender::start(wire, &pipeline.slot, from, &pipeline.early).await?;
+    let walsender = Walsender::start(wire, pipeline, from, &pipeline.early).await?;
     Ok(State::Streaming(Box::new(Streaming::new(walsender, pipeline.clone()))))
 }

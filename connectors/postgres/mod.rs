@@ -38,6 +38,7 @@ mod testing;
 mod tls;
 mod transaction;
 mod types;
+mod values;
 mod visibility;
 mod walsender;
 mod watchdog;

@@ -117,7 +117,6 @@ impl<'a> OldTuple<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple<'a> {
     columns: u16,
-    value_bytes: usize,
     cells: &'a [u8],
 }
 
@@ -125,11 +124,6 @@ impl<'a> Tuple<'a> {
     /// How many cells it has.
     pub fn len(&self) -> usize {
         usize::from(self.columns)
-    }
-
-    /// How many bytes its values have together.
-    pub fn value_bytes(&self) -> usize {
-        self.value_bytes
     }
 
     /// The cells in order; an unchanged TOAST value is absent.
@@ -283,13 +277,10 @@ impl<'a> Reader<'a> {
     fn tuple(&mut self) -> Result<Tuple<'a>> {
         let columns = self.u16()?;
         let start = self.rest;
-        let mut value_bytes = 0;
         for _ in 0..columns {
-            if let Cell::Value(value) = self.cell()? {
-                value_bytes += value.len();
-            }
+            self.cell()?;
         }
-        Ok(Tuple { columns, value_bytes, cells: &start[..start.len() - self.rest.len()] })
+        Ok(Tuple { columns, cells: &start[..start.len() - self.rest.len()] })
     }
 
     // As a call its answer goes by way of memory, written in other pieces than it is read in, for which the
@@ -302,6 +293,10 @@ impl<'a> Reader<'a> {
             b't' => {
                 let length = self.u32()? as usize;
                 Ok(Cell::Value(self.take(length)?))
+            }
+            b'b' => {
+                let length = self.u32()? as usize;
+                Ok(Cell::Binary(self.take(length)?))
             }
             other => Err(wrong(format!("cell of kind {other}, which was not asked for"))),
         }
@@ -397,6 +392,9 @@ pub mod encode {
                 Cell::Value(value) => {
                     bytes.bytes(b"t").bytes(&(value.len() as u32).to_be_bytes()).bytes(value)
                 }
+                Cell::Binary(value) => {
+                    bytes.bytes(b"b").bytes(&(value.len() as u32).to_be_bytes()).bytes(value)
+                }
             })
         }
     }
@@ -450,8 +448,8 @@ mod tests {
 
     use super::*;
 
-    const CELLS: [Cell<'static>; 4] =
-        [Cell::Value(b"1"), Cell::Null, Cell::Absent, Cell::Value(b"")];
+    const CELLS: [Cell<'static>; 5] =
+        [Cell::Value(b"1"), Cell::Null, Cell::Absent, Cell::Binary(b"\0"), Cell::Value(b"")];
 
     /// One of each message, with the bytes of each.
     fn samples() -> Vec<Vec<u8>> {
@@ -487,7 +485,7 @@ mod tests {
         assert_eq!(messages[3], Message::Relation(relation));
         let Message::Insert { relation: 9, new } = &messages[5] else { panic!("{messages:?}") };
         assert!(new.cells().eq(CELLS));
-        assert!(matches!(&messages[6], Message::Update { old: None, new, .. } if new.len() == 4));
+        assert!(matches!(&messages[6], Message::Update { old: None, new, .. } if new.len() == 5));
         let Message::Update { old: Some(OldTuple::Key(old)), .. } = &messages[7] else { panic!() };
         assert!(old.cells().eq(CELLS[..2].iter().copied()));
         assert!(matches!(&messages[8], Message::Update { old: Some(OldTuple::Full(_)), .. }));
@@ -512,8 +510,8 @@ mod tests {
         for tag in *b"SEcAbPKrpz" {
             assert_eq!(decode(&[tag, 0, 0, 0, 0]).unwrap_err().code, Code::Protocol);
         }
-        let binary = encode::Bytes::tag(b'I').bytes(&[0, 0, 0, 9, b'N', 0, 1, b'b', 0, 0, 0, 0]);
-        assert!(decode(&binary.0).is_err());
+        let other = encode::Bytes::tag(b'I').bytes(&[0, 0, 0, 9, b'N', 0, 1, b'x', 0, 0, 0, 0]);
+        assert!(decode(&other.0).is_err());
     }
 
     proptest! {

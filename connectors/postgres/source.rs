@@ -18,6 +18,7 @@ use super::session;
 use super::source_sql as sql;
 use super::stream::{Opening, Stream};
 use super::streamed::Early;
+use super::values::InBinary;
 use super::visibility::CommitLog;
 use super::{catalog, check, connect, publication, subscribe};
 use crate::error::{Code, Error, Result};
@@ -33,6 +34,7 @@ pub struct PostgresSource {
     part_bytes: usize,
     spool: PathBuf,
     early: Early,
+    in_binary: InBinary,
     bulk_read_above: Option<u64>,
     read_ahead: usize,
     bulk_read_refused: Arc<AtomicBool>,
@@ -57,6 +59,7 @@ pub fn source(url: &str, options: &SourceOptions) -> Result<PostgresSource> {
         part_bytes: options.part_bytes,
         spool: options.spool.clone(),
         early: Early::new(options.streaming),
+        in_binary: InBinary::new(options.in_binary),
         bulk_read_above: options.bulk_read_above,
         read_ahead: options.read_ahead,
         bulk_read_refused: Arc::default(),
@@ -167,6 +170,7 @@ impl Source for PostgresSource {
             part_bytes: self.part_bytes,
             spool: &self.spool,
             early: self.early.clone(),
+            in_binary: self.in_binary.clone(),
             bulk_read_above: self.bulk_read_above,
             read_ahead: self.read_ahead,
             bulk_read_refused: self.bulk_read_refused.clone(),

@@ -339,12 +339,20 @@ SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint FROM pg_class c
 WHERE c.oid = $1 AND c.relkind = 'r'
    OR c.relkind = 'r' AND c.oid IN (SELECT relid FROM pg_partition_tree($1))";
 
-/// Opens the log; transactions that are too large for the server's memory come `early` or not.
-pub fn start_replication(slot: &str, publication: &str, from: Lsn, early: bool) -> String {
+/// Opens the log; transactions that are too large for the server's memory come `early` or not, and
+/// values in binary or not.
+pub fn start_replication(
+    slot: &str,
+    publication: &str,
+    from: Lsn,
+    early: bool,
+    in_binary: bool,
+) -> String {
     let (version, streaming) = if early { (2, ", streaming 'on'") } else { (1, "") };
+    let binary = if in_binary { ", binary 'true'" } else { "" };
     format!(
         "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '{version}', \
-         publication_names {}, messages 'true'{streaming})",
+         publication_names {}, messages 'true'{streaming}{binary})",
         identifier(slot),
         literal(&identifier(publication))
     )
@@ -411,10 +419,11 @@ pub fn slot_place(slot: &str) -> String {
 }
 
 /// Reads a slot in bulk, with the options of `start_replication`, and moves it.
-pub fn bulk_read(slot: &str, publication: &str, upto: Lsn) -> String {
+pub fn bulk_read(slot: &str, publication: &str, upto: Lsn, in_binary: bool) -> String {
+    let binary = if in_binary { ", 'binary', 'true'" } else { "" };
     format!(
         "COPY (SELECT data FROM pg_logical_slot_get_binary_changes({}, '{upto}', NULL, \
-         'proto_version', '1', 'publication_names', {}, 'messages', 'true')) \
+         'proto_version', '1', 'publication_names', {}, 'messages', 'true'{binary})) \
          TO STDOUT (FORMAT binary)",
         literal(slot),
         literal(&identifier(publication))

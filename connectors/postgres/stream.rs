@@ -19,7 +19,8 @@ use super::lsn::{Bookmark, Lsn};
 use super::pgoutput::{self, Message};
 use super::session::{self, other_source};
 use super::streamed::Early;
-use super::transaction::Builder;
+use super::transaction::{Builder, Relation};
+use super::values::InBinary;
 use super::visibility::CommitLog;
 use crate::ChangeStream;
 use crate::change::{Timestamp, Transaction};
@@ -52,6 +53,8 @@ pub struct Opening<'a> {
     pub spool: &'a Path,
     /// Whether they are taken before their end.
     pub early: Early,
+    /// Whether values come in binary.
+    pub in_binary: InBinary,
     /// Set once the source has refused them.
     pub bulk_read_refused: Arc<AtomicBool>,
     /// Shared with the readers.
@@ -61,6 +64,8 @@ pub struct Opening<'a> {
 /// The log of one pipeline.
 pub struct Stream {
     feed: Feed,
+    /// There if values come in binary.
+    in_binary: Option<InBinary>,
     builder: Builder,
     catalog: CatalogSession,
     commits: Arc<CommitLog>,
@@ -82,12 +87,14 @@ impl Stream {
         let Opening { config, slot, from, commits, .. } = opening;
         commits.opening(opening.epoch, from.log);
         let (wire, end) = session::login_to(config, slot, &from.identity).await?;
+        let in_binary = Some(opening.in_binary).filter(|values| values.suits(opening.tables));
         let pipeline = Pipeline {
             config: config.clone(),
             slot: slot.to_owned(),
             identity: from.identity.clone(),
             spool: opening.spool.to_owned(),
             early: opening.early,
+            in_binary: in_binary.clone(),
             bulk_read_above: opening.bulk_read_above,
             read_ahead: opening.read_ahead,
             bulk_read_refused: opening.bulk_read_refused,
@@ -97,6 +104,7 @@ impl Stream {
         commits.opened(catalog.next_xid().await?);
         Ok(Stream {
             feed,
+            in_binary,
             looked_at: from.lsn,
             builder: Builder::new(from, opening.epoch, opening.part_bytes),
             catalog,
@@ -171,6 +179,9 @@ impl Stream {
         let transaction = match &message {
             Message::Relation(relation) => {
                 let meaning = self.catalog.resolve(relation).await?;
+                if let (Some(in_binary), Relation::Table(shape)) = (&self.in_binary, &meaning) {
+                    in_binary.prove(&shape.schema)?;
+                }
                 self.builder.relation(relation.id, meaning)?
             }
             Message::Begin { final_lsn, xid, committed_at } => {

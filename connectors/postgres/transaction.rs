@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::binary::Encoding;
 use super::lsn::{Bookmark, Lsn};
 use super::pgoutput::{Message, OldTuple, Tuple};
-use crate::change::{Change, Key, Row, RowBuilder, Timestamp, Transaction};
+use crate::change::{Cell, Change, Key, Row, RowBuilder, Timestamp, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TableName, TableSchema};
 use crate::version::Version;
@@ -39,27 +40,43 @@ pub enum Relation {
 pub struct Shape {
     /// The table as of now.
     pub schema: Arc<TableSchema>,
-    /// For each column of the relation whether it is one of the schema.
-    pub keep: Vec<bool>,
+    /// For each column of the relation, in its order.
+    pub columns: Vec<Keep>,
+}
+
+/// What becomes of the values of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// They are left out.
+    No,
+    /// They are kept as they come.
+    AsTheyCome,
+    /// They belong to the key, which is text; with what they are if they come in binary.
+    AsText(Option<Encoding>),
 }
 
 impl Shape {
-    fn row(&self, tuple: Tuple<'_>) -> Result<Row> {
-        if tuple.len() != self.keep.len() {
+    fn row(&self, tuple: Tuple<'_>, row: &mut RowBuilder) -> Result<Row> {
+        if tuple.len() != self.columns.len() {
             return Err(wrong(format!(
                 "a row of {} has {} columns, not {}",
                 self.schema.name,
                 tuple.len(),
-                self.keep.len()
+                self.columns.len()
             )));
         }
-        let mut row = RowBuilder::new(self.schema.columns.len(), tuple.value_bytes());
-        for (cell, keep) in tuple.cells().zip(&self.keep) {
-            if *keep {
-                row.push(cell);
+        row.restart(self.schema.columns.len());
+        for (cell, keep) in tuple.cells().zip(&self.columns) {
+            match (keep, cell) {
+                (Keep::No, _) => {}
+                // One that has no text becomes NULL, which no key is.
+                (Keep::AsText(encoding), Cell::Binary(value)) => row.push_with(|out| {
+                    encoding.is_some_and(|encoding| encoding.push_text(value, out).is_some())
+                }),
+                _ => row.push(cell),
             }
         }
-        Ok(row.finish())
+        Ok(row.take())
     }
 
     fn key(&self, row: &Row) -> Result<Key> {
@@ -87,7 +104,7 @@ impl Shape {
             // All but the key is NULL there and means nothing.
             OldTuple::Key(_) => {
                 Row::from_cells(new.cells().enumerate().map(|(index, cell)| match cell {
-                    crate::change::Cell::Absent if self.schema.is_key(index) => old_row.cell(index),
+                    Cell::Absent if self.schema.is_key(index) => old_row.cell(index),
                     cell => cell,
                 }))
             }
@@ -103,6 +120,7 @@ pub struct Builder {
     epoch: u32,
     part_bytes: usize,
     relations: HashMap<u32, Relation, RandomState>,
+    row: RowBuilder,
     open: Option<Open>,
     reached: Bookmark,
 }
@@ -122,7 +140,14 @@ impl Builder {
     /// Begins after `from`.
     #[must_use]
     pub fn new(from: Bookmark, epoch: u32, part_bytes: usize) -> Builder {
-        Builder { epoch, part_bytes, relations: HashMap::default(), open: None, reached: from }
+        Builder {
+            epoch,
+            part_bytes,
+            relations: HashMap::default(),
+            row: RowBuilder::default(),
+            open: None,
+            reached: from,
+        }
     }
 
     /// The end of what has been received completely.
@@ -181,14 +206,14 @@ impl Builder {
                 Ok(None)
             }
             Message::Commit { commit_lsn, end_lsn } => self.commit(*commit_lsn, *end_lsn).map(Some),
-            Message::Insert { relation, new } => {
-                self.row_change(*relation, |shape| Ok((None, shape.upsert(shape.row(*new)?)?)))
-            }
+            Message::Insert { relation, new } => self.row_change(*relation, |shape, row| {
+                Ok((None, shape.upsert(shape.row(*new, row)?)?))
+            }),
             Message::Update { relation, old, new } => {
-                self.row_change(*relation, |shape| update(shape, old.as_ref(), *new))
+                self.row_change(*relation, |shape, row| update(shape, old.as_ref(), *new, row))
             }
-            Message::Delete { relation, old } => self.row_change(*relation, |shape| {
-                let key = shape.key(&shape.row(old.tuple())?)?;
+            Message::Delete { relation, old } => self.row_change(*relation, |shape, row| {
+                let key = shape.key(&shape.row(old.tuple(), row)?)?;
                 Ok((None, Change::Delete { table: shape.schema.clone(), key }))
             }),
             Message::Truncate { relations } => self.truncate(relations),
@@ -231,11 +256,11 @@ impl Builder {
     fn row_change(
         &mut self,
         relation: u32,
-        build: impl FnOnce(&Shape) -> Result<RowChange>,
+        build: impl FnOnce(&Shape, &mut RowBuilder) -> Result<RowChange>,
     ) -> Result<Option<Transaction>> {
         match self.relations.get(&relation) {
             Some(Relation::Table(shape)) => {
-                let (deletion, change) = build(shape)?;
+                let (deletion, change) = build(shape, &mut self.row)?;
                 match deletion {
                     None => self.push([change]),
                     Some(deletion) => self.push([deletion, change]),
@@ -320,10 +345,15 @@ impl Open {
     }
 }
 
-fn update(shape: &Shape, old: Option<&OldTuple<'_>>, new: Tuple<'_>) -> Result<RowChange> {
-    let row = shape.row(new)?;
+fn update(
+    shape: &Shape,
+    old: Option<&OldTuple<'_>>,
+    new: Tuple<'_>,
+    builder: &mut RowBuilder,
+) -> Result<RowChange> {
+    let row = shape.row(new, builder)?;
     let Some(old) = old else { return Ok((None, shape.upsert(row)?)) };
-    let old_row = shape.row(old.tuple())?;
+    let old_row = shape.row(old.tuple(), builder)?;
     let row = shape.completed(row, old, &old_row);
     let key = shape.key(&old_row)?;
     let moved = key != shape.key(&row)?;
@@ -348,7 +378,7 @@ mod tests {
     use super::super::lsn::LogIdentity;
     use super::super::pgoutput::{decode, encode};
     use super::*;
-    use crate::change::Cell::{self, Absent, Null, Value};
+    use crate::change::Cell::{Absent, Binary, Null, Value};
     use crate::schema::{Column, ColumnType, Engine};
 
     fn schema(name: &str, id: u32) -> Arc<TableSchema> {
@@ -372,7 +402,8 @@ mod tests {
         let from = Bookmark { identity, publication: 5, lsn: Lsn(0x100), log: Lsn(0xf0) };
         let mut builder = Builder::new(from, 3, part_bytes);
         for id in [1, 2] {
-            let shape = Shape { schema: schema(&format!("t{id}"), id), keep: vec![true, true] };
+            let columns = vec![Keep::AsText(Some(Encoding::Int64)), Keep::AsTheyCome];
+            let shape = Shape { schema: schema(&format!("t{id}"), id), columns };
             builder.relation(id, Relation::Table(shape)).unwrap();
         }
         builder.relation(9, Relation::Ignored).unwrap();
@@ -449,6 +480,27 @@ mod tests {
             upsert(1, [Value(b"a"), Absent]),
         ];
         assert_eq!(changes(&[plain, full, key]), Ok(expected));
+    }
+
+    #[test]
+    fn keys_in_binary_become_text_and_other_values_stay_as_they_come() {
+        let seven = Binary(&[0, 0, 0, 0, 0, 0, 0, 7]);
+        let eight = Binary(&[0, 0, 0, 0, 0, 0, 0, 8]);
+        let messages = [
+            encode::insert(1, &[seven, Binary(b"v")]),
+            encode::update(1, Some((b'K', &[seven, Null])), &[eight, Absent]),
+            encode::update(1, Some((b'O', &[eight, Binary(b"old")])), &[eight, Absent]),
+            encode::delete(1, b'K', &[eight, Null]),
+        ];
+        let expected = vec![
+            upsert(1, [Value(b"7"), Binary(b"v")]),
+            deletion(1, b"7"),
+            upsert(1, [Value(b"8"), Absent]),
+            upsert(1, [Value(b"8"), Binary(b"old")]),
+            deletion(1, b"8"),
+        ];
+        assert_eq!(changes(&messages), Ok(expected));
+        assert!(changes(&[encode::insert(1, &[Binary(b"7"), Null])]).is_err(), "no number");
     }
 
     #[test]

@@ -9,11 +9,13 @@ use postgres_protocol::message::frontend;
 use tokio::time::{Instant, sleep};
 
 use super::connect::ServerError;
+use super::feed::Pipeline;
 use super::gap;
 use super::lsn::Lsn;
 use super::pgoutput::EPOCH_MICROS;
 use super::source_sql as sql;
 use super::streamed::Early;
+use super::values::InBinary;
 use super::wire::{self, Wire, broken_protocol};
 use crate::error::{Code, Result};
 
@@ -21,6 +23,8 @@ use crate::error::{Code, Result};
 const SLOT_WAIT: Duration = Duration::from_secs(10);
 /// What stands before the plug-in's message: start and end in the log, and the time.
 const DATA_HEADER_BYTES: usize = 25;
+/// What a server says of a type that has no binary form.
+const UNDEFINED_FUNCTION: &str = "42883";
 
 /// What the server sent on the stream.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub struct Walsender {
     wire: Wire,
     /// There if transactions come before their end.
     early: Option<Early>,
+    /// There if values come in binary.
+    in_binary: Option<InBinary>,
 }
 
 impl Walsender {
@@ -49,17 +55,24 @@ impl Walsender {
     ///
     /// # Errors
     /// `slot-in-use` (transient), a gap, what the server says, or a broken connection.
-    pub async fn start(mut wire: Wire, slot: &str, from: Lsn, early: &Early) -> Result<Walsender> {
+    pub async fn start(
+        mut wire: Wire,
+        pipeline: &Pipeline,
+        from: Lsn,
+        early: &Early,
+    ) -> Result<Walsender> {
         let start = Instant::now();
         let early = Some(early).filter(|early| early.is_wanted()).cloned();
-        let text = sql::start_replication(slot, slot, from, early.is_some());
+        let slot = &pipeline.slot;
+        let in_binary = pipeline.in_binary.clone();
+        let text = sql::start_replication(slot, slot, from, early.is_some(), in_binary.is_some());
         loop {
             match try_start(&mut wire, &text).await {
                 Err(error) if error.code == Code::SlotInUse && start.elapsed() < SLOT_WAIT => {
                     sleep(Duration::from_millis(250)).await;
                 }
                 Err(error) => return Err(error),
-                Ok(()) => return Ok(Walsender { wire, early }),
+                Ok(()) => return Ok(Walsender { wire, early, in_binary }),
             }
         }
     }
@@ -93,7 +106,7 @@ impl Walsender {
         match self.wire.take()? {
             Message::ErrorResponse(body) => {
                 let error = wire::server_error(&mut body.fields());
-                self.unless_early(&error)?;
+                self.unless_spared(&error)?;
                 return Err(gap::failure(gap::READING, &error, &gap::WHILE_READING));
             }
             Message::NoticeResponse(body) => {
@@ -104,12 +117,17 @@ impl Walsender {
         Ok(false)
     }
 
+    /// An error that the next session is spared, because it does not ask for what leads to it.
+    ///
     /// Some servers cannot read an early transaction that took back a change of a table's shape:
-    /// they find a defect in themselves, or that they must not look at what was taken back.
-    fn unless_early(&self, error: &ServerError) -> Result<()> {
-        match &self.early {
-            Some(early) if matches!(error.class(), "XX" | "40") => {
-                Err(early.give_up(format!("{}: {}", gap::READING, error.text())))
+    /// they find a defect in themselves, or that they must not look at what was taken back. And in a
+    /// table that is not ours there may be a type without a binary form.
+    fn unless_spared(&self, error: &ServerError) -> Result<()> {
+        let why = format!("{}: {}", gap::READING, error.text());
+        match (&self.early, &self.in_binary) {
+            (Some(early), _) if matches!(error.class(), "XX" | "40") => Err(early.give_up(why)),
+            (_, Some(in_binary)) if error.sqlstate == UNDEFINED_FUNCTION => {
+                Err(in_binary.give_up(Code::Protocol, why))
             }
             _ => Ok(()),
         }

@@ -327,6 +327,10 @@ fn bind_cells(
             Cell::Absent => {
                 return Err(Error::stop(Code::Internal, "an absent cell cannot be written"));
             }
+            Cell::Binary(_) => {
+                let message = "a cell has PostgreSQL's binary form";
+                return Err(Error::stop(Code::Internal, message));
+            }
         };
         bound.map_err(|error| refused(&table.name, &upsert.key, upsert.version, &error))?;
     }

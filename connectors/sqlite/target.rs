@@ -116,7 +116,7 @@ impl Target for SqliteTarget {
             .zip(row.cells())
             .map(|(column, cell)| match cell {
                 Cell::Value(text) => Some(types::stored(column.column_type, text)),
-                Cell::Null | Cell::Absent => None,
+                Cell::Null | Cell::Absent | Cell::Binary(_) => None,
             })
             .collect();
         let cells = texts.iter().zip(row.cells());

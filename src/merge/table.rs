@@ -220,8 +220,8 @@ impl Upsert {
     fn age(&self, place: usize) -> Option<Version> {
         match (self.row.cell(place), &self.ages) {
             (Cell::Absent, _) => None,
-            (Cell::Value(_) | Cell::Null, None) => Some(self.version),
-            (Cell::Value(_) | Cell::Null, Some(ages)) => Some(ages[place]),
+            (_, None) => Some(self.version),
+            (_, Some(ages)) => Some(ages[place]),
         }
     }
 }

@@ -48,7 +48,7 @@ fn word(row: &Row) -> String {
     let letter = |cell| match cell {
         Cell::Absent => '.',
         Cell::Null => '-',
-        Cell::Value(value) => char::from(value[0]),
+        Cell::Value(value) | Cell::Binary(value) => char::from(value[0]),
     };
     row.cells().map(letter).collect()
 }

@@ -197,6 +197,10 @@ fn absorb(hasher: &mut blake3::Hasher, row: &Row) {
             Cell::Absent => {
                 hasher.update(&[2]);
             }
+            // Only logs have such values, and tables are compared. A mark of its own differs.
+            Cell::Binary(value) => {
+                hasher.update(&[3]).update(value);
+            }
         }
     }
 }

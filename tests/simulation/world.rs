@@ -284,6 +284,7 @@ fn cells(row: &Row) -> String {
         Cell::Value(value) => String::from_utf8_lossy(value).into_owned(),
         Cell::Null => "NULL".into(),
         Cell::Absent => "ABSENT".into(),
+        Cell::Binary(_) => "BINARY".into(),
     };
     row.cells().map(cell).collect::<Vec<_>>().join(",")
 }

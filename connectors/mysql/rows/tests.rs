@@ -127,7 +127,7 @@ fn absent_is_not_null() {
     assert_eq!((cells.cell(0), cells.cell(1)), (Cell::Absent, Cell::Null));
     cells.complete_from(&read(0b11, &[0, 7, 1, 0, 0, 0]), 2);
     assert_eq!((cells.cell(0), cells.cell(1)), (Cell::Value(b"7"), Cell::Null));
-    assert_eq!(Key::of(&plan.schema, &cells.row()), Some(Key::from_values([b"7".as_slice()])));
+    assert_eq!(Key::of(&plan.schema, &cells.take()), Some(Key::from_values([b"7".as_slice()])));
 }
 
 fn any_wire() -> impl Strategy<Value = Wire> {
@@ -191,7 +191,7 @@ proptest! {
         prop_assert_eq!(read.is_ok(), skip_image(&mut skipped, &wires, present).is_ok());
         if read.is_ok() {
             prop_assert_eq!(reader.rest(), skipped.rest());
-            prop_assert_eq!(cells.row().len(), 2);
+            prop_assert_eq!(cells.take().len(), 2);
         }
     }
 }

@@ -93,6 +93,7 @@ fn text(cell: Cell<'_>) -> String {
     match cell {
         Cell::Null => "NULL".into(),
         Cell::Absent => "absent".into(),
+        Cell::Binary(_) => "binary".into(),
         Cell::Value(value) if value.len() > 100 => format!("{} bytes", value.len()),
         Cell::Value(value) => String::from_utf8_lossy(value).into_owned(),
     }

@@ -70,6 +70,7 @@ impl Written<'_> {
                 }
                 Cell::Null => out.null(),
                 Cell::Absent => return Err((index, "a cell is absent")),
+                Cell::Binary(_) => return Err((index, "a cell has PostgreSQL's binary form")),
             }
             out.next();
         }

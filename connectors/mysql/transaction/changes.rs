@@ -78,7 +78,7 @@ impl Builder {
                 if let Some(halted) = refused(schema, &self.after) {
                     return Ok(Err(halted));
                 }
-                open.push(Change::Upsert { table: table(), row: self.after.row() })?;
+                open.push(Change::Upsert { table: table(), row: self.after.take() })?;
             }
             Operation::Delete => {
                 plan.read_image(reader, *first, Wanted::Key, &mut self.before)?;
@@ -104,7 +104,7 @@ impl Builder {
                 if is_other_key(schema, &self.before, &self.after) {
                     open.push(Change::Delete { table: table(), key: key(schema, &self.before) })?;
                 }
-                open.push(Change::Upsert { table: table(), row: self.after.row() })?;
+                open.push(Change::Upsert { table: table(), row: self.after.take() })?;
             }
         }
         Ok(Ok(()))
@@ -205,7 +205,7 @@ fn refused(schema: &TableSchema, cells: &Cells) -> Option<Halted> {
 /// The key of a row; values that it lacks are empty.
 fn key(schema: &TableSchema, cells: &Cells) -> Key {
     Key::from_values(schema.key.iter().map(|&place| match cells.cell(place) {
-        Cell::Value(value) => value,
+        Cell::Value(value) | Cell::Binary(value) => value,
         Cell::Null | Cell::Absent => &[],
     }))
 }

@@ -1,5 +1,7 @@
-//! Numbers in binary, of canonical text. Surprise: zeros at the end of a `numeric` are part of the
+//! Numbers in binary, of canonical text, and back. Surprise: zeros at the end of a `numeric` are part of the
 //! value, so the number of its decimals is written beside its digits.
+
+use crate::digits;
 
 /// `t` or `f`.
 pub fn boolean(text: &[u8]) -> Option<[u8; 1]> {
@@ -142,6 +144,52 @@ fn push_group(digits: &[u8], places: usize, out: &mut Vec<u8>) -> Option<()> {
     }
     out.extend_from_slice(&(group * SCALE[places]).to_be_bytes());
     Some(())
+}
+
+/// Appends the text of a `numeric`; `None` if the bytes are none.
+pub fn push_numeric_text(value: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    const GROUP_END: u64 = 10_000;
+    let (&[a, b, c, d, e, f, g, h], groups) = value.split_first_chunk()?;
+    let (count, weight) = (u16::from_be_bytes([a, b]), i16::from_be_bytes([c, d]));
+    let (sign, decimals) = (u16::from_be_bytes([e, f]), u16::from_be_bytes([g, h]));
+    let word: &[u8] = match sign {
+        POSITIVE => b"",
+        NEGATIVE => b"-",
+        NAN => b"NaN",
+        INFINITY => b"Infinity",
+        NEGATIVE_INFINITY => b"-Infinity",
+        _ => return None,
+    };
+    out.extend_from_slice(word);
+    if !matches!(sign, POSITIVE | NEGATIVE) {
+        return Some(());
+    }
+    let (groups, []) = groups.as_chunks::<2>() else { return None };
+    let value_of = |group: &[u8; 2]| u64::from(u16::from_be_bytes(*group));
+    let is_one = groups.len() == usize::from(count)
+        && groups.iter().all(|group| value_of(group) < GROUP_END);
+    // Of a power of ten thousand. Groups of zeros are left out at both ends.
+    let weight = i32::from(weight);
+    let group = |power: i32| {
+        let place = usize::try_from(weight - power).ok();
+        place.and_then(|place| groups.get(place)).map_or(0, value_of)
+    };
+    digits::push_unsigned(group(weight.max(0)), out);
+    for power in (0..weight).rev() {
+        digits::push_padded(group(power), 4, out);
+    }
+    if decimals > 0 {
+        out.push(b'.');
+        let end = out.len() + usize::from(decimals);
+        for power in 1.. {
+            if out.len() >= end {
+                break;
+            }
+            digits::push_padded(group(-power), 4, out);
+        }
+        out.truncate(end);
+    }
+    is_one.then_some(())
 }
 
 /// Whether there is a minus, and what follows it.

@@ -9,15 +9,19 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::Encoding;
 use crate::change::Cell;
-use crate::postgres::sql;
+use crate::hex;
 use crate::postgres::target::row_writer::{Form, RowWriter};
 use crate::postgres::testing::Database;
+use crate::postgres::{catalog, sql};
+use crate::schema::{Column, ColumnType};
 
 /// Two tables of one column of a type: one is filled by text, the other in binary.
 struct Tables {
     client: Client,
     encoding: Encoding,
     send: String,
+    /// How a source sends its values in binary, if it does.
+    sent: Option<Encoding>,
     _database: Database,
 }
 
@@ -27,15 +31,20 @@ impl Tables {
         let client = database.client().await;
         let tables = "CREATE TABLE public.by_text (v TYPE); CREATE TABLE public.by_binary (v TYPE)";
         client.batch_execute(&tables.replace("TYPE", type_name)).await.unwrap();
-        let of_column = "SELECT typsend::text, t.oid FROM pg_type t JOIN pg_attribute ON \
-                         atttypid = t.oid WHERE attrelid = 'public.by_text'::regclass AND attnum = 1";
+        let of_column = "SELECT typsend::text, t.oid, format_type(atttypid, atttypmod) \
+                         FROM pg_type t JOIN pg_attribute ON atttypid = t.oid \
+                         WHERE attrelid = 'public.by_text'::regclass AND attnum = 1";
         let found = client.query_one(of_column, &[]).await.unwrap();
-        let encoding = Encoding::of(found.get(1)).unwrap();
-        Tables { client, encoding, send: found.get(0), _database: database }
+        let (send, type_id, native) = (found.get(0), found.get(1), found.get(2));
+        let column_type = catalog::column_type(type_id);
+        let column = Column { name: "v".into(), column_type, native: Some(native), id: 1 };
+        let (encoding, sent) = (Encoding::of(type_id).unwrap(), Encoding::of_column(&column));
+        assert_eq!(sent.is_some(), column_type != ColumnType::Other);
+        Tables { client, encoding, send, sent, _database: database }
     }
 
     fn encode(&self, texts: &[Vec<u8>]) -> Option<Bytes> {
-        let form = Form::Binary([self.encoding].into());
+        let form = Form::new(&[Some(self.encoding)], &[], true);
         write(&form, texts)
     }
 
@@ -55,12 +64,29 @@ impl Tables {
             let query = format!("SELECT v, encode({}(v), 'hex') FROM public.{table}", self.send);
             for message in self.client.simple_query(&query).await.unwrap() {
                 if let SimpleQueryMessage::Row(row) = message {
-                    values.push((row.get(0).unwrap().into(), row.get(1).unwrap().into()));
+                    let (text, bytes) = (row.get(0).unwrap(), row.get(1).unwrap());
+                    if let Some(sent) = self.sent {
+                        check_text(sent, &hex::parse(bytes).unwrap(), text);
+                    }
+                    values.push((text.into(), bytes.into()));
                 }
             }
         }
         self.client.batch_execute("TRUNCATE public.by_text, public.by_binary").await.unwrap();
         both
+    }
+}
+
+/// Bytes that a source would send are the text that it would send.
+fn check_text(sent: Encoding, bytes: &[u8], expected: &str) {
+    let (mut text, mut again) = (Vec::new(), Vec::new());
+    sent.push_text(bytes, &mut text).unwrap();
+    match sent {
+        Encoding::Float32 | Encoding::Float64 => {
+            sent.push(&text, &mut again).unwrap();
+            assert_eq!(again[4..], *bytes, "{expected}");
+        }
+        _ => assert_eq!(String::from_utf8_lossy(&text), expected),
     }
 }
 
@@ -88,7 +114,9 @@ async fn check_bytes(type_name: &str, texts: &[&[u8]]) {
         let value = [text.to_vec()];
         let beginning = String::from_utf8_lossy(&text[..text.len().min(50)]);
         let shown = format!("{type_name} {beginning:?}");
-        let by_text = tables.copy("by_text", write(&Form::Text, &value).unwrap(), "").await;
+        let by_text = tables
+            .copy("by_text", write(&Form::new(&[None], &[], true), &value).unwrap(), "")
+            .await;
         let Some(binary) = tables.encode(&value) else {
             let [values, _] = tables.take().await;
             let is_canonical = values.iter().any(|value| value.0.as_bytes() == *text);
@@ -127,7 +155,10 @@ async fn check_many(type_name: &str, expression: &str) {
 }
 
 async fn check_equal(tables: &Tables, texts: Vec<Vec<u8>>) {
-    tables.copy("by_text", write(&Form::Text, &texts).unwrap(), "").await.unwrap();
+    tables
+        .copy("by_text", write(&Form::new(&[None], &[], true), &texts).unwrap(), "")
+        .await
+        .unwrap();
     let binary = tables.encode(&texts).unwrap();
     tables.copy("by_binary", binary, sql::IN_BINARY).await.unwrap();
     let [by_text, by_binary] = tables.take().await;

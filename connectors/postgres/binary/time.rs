@@ -1,9 +1,10 @@
-//! Dates, times and lengths of time in binary, of canonical text. Surprise: PostgreSQL counts from
-//! 2000-01-01, and the greatest and the least number are its infinities.
+//! Dates, times and lengths of time in binary, of canonical text, and back. Surprise: PostgreSQL
+//! counts from 2000-01-01, and the greatest and the least number are its infinities.
 
 use super::number::{digit, integer, sign};
-use crate::calendar::to_days;
+use crate::calendar::{from_days, to_days};
 use crate::change::Timestamp;
+use crate::digits;
 
 const SECOND_US: i64 = 1_000_000;
 const DAY_US: i64 = 86_400 * SECOND_US;
@@ -107,6 +108,57 @@ pub fn push_interval(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     out.extend_from_slice(&days.to_be_bytes());
     out.extend_from_slice(&months.to_be_bytes());
     Some(())
+}
+
+/// Appends the text of a `date`.
+pub fn push_date_text(days: i32, out: &mut Vec<u8>) {
+    match days {
+        i32::MAX => out.extend_from_slice(b"infinity"),
+        i32::MIN => out.extend_from_slice(b"-infinity"),
+        _ => {
+            let era = push_day(days.into(), out);
+            out.extend_from_slice(era);
+        }
+    }
+}
+
+/// Appends the text of a `time`; `None` if no day has it.
+pub fn push_time_text(micros: i64, out: &mut Vec<u8>) -> Option<()> {
+    (0..=DAY_US).contains(&micros).then(|| push_clock(micros, out))
+}
+
+/// Appends the text of a `timestamp`, with what stands for its zone.
+pub fn push_moment(micros: i64, zone: &str, out: &mut Vec<u8>) {
+    match micros {
+        i64::MAX => out.extend_from_slice(b"infinity"),
+        i64::MIN => out.extend_from_slice(b"-infinity"),
+        _ => {
+            let era = push_day(micros.div_euclid(DAY_US), out);
+            out.push(b' ');
+            push_clock(micros.rem_euclid(DAY_US), out);
+            out.extend_from_slice(zone.as_bytes());
+            out.extend_from_slice(era);
+        }
+    }
+}
+
+/// Appends a day without its era, and says what that is.
+fn push_day(days: i64, out: &mut Vec<u8>) -> &'static [u8] {
+    let (year, month, day) = from_days(days + EPOCH_DAY);
+    // The year before 1 is 1 BC.
+    let (year, era): (i64, &[u8]) = if year > 0 { (year, b"") } else { (1 - year, b" BC") };
+    digits::push_padded(year.unsigned_abs(), 4, out);
+    for part in [month, day] {
+        out.push(b'-');
+        out.extend_from_slice(&digits::two_digits(part as u8));
+    }
+    era
+}
+
+fn push_clock(micros: i64, out: &mut Vec<u8>) {
+    let (seconds, micros) = (micros / SECOND_US, micros % SECOND_US);
+    let [minute, second] = [seconds / 60 % 60, seconds % 60].map(|part| part as u8);
+    digits::push_clock((seconds / 3600).unsigned_abs(), minute, second, micros as u32, out);
 }
 
 /// A number without the plus that stands before it when the one before is negative.

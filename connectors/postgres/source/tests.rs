@@ -6,16 +6,18 @@ mod gaps;
 mod streamed;
 mod switch;
 mod tls;
+mod values;
 
 use std::sync::Arc;
 
 use tokio_postgres::Client;
 
+use super::super::binary::Encoding;
 use super::super::testing::Database;
 use super::{PostgresSource, source};
 use crate::change::{Cell, Change, Key, Row, Transaction};
 use crate::error::Code;
-use crate::schema::{ColumnType, TablePatterns, TableSchema};
+use crate::schema::{Column, ColumnType, TablePatterns, TableSchema};
 use crate::version::{Position, Version};
 use crate::{ChangeStream, Level, Resume, Source, SourceOptions};
 
@@ -38,7 +40,8 @@ impl Fixture {
         client.batch_execute("SET search_path = public").await.unwrap();
         client.batch_execute(sql).await.unwrap();
         let pipeline = client.query_one("SELECT current_database()::text", &[]).await.unwrap();
-        let options = SourceOptions::new(pipeline.get::<_, String>(0), 1 << 20);
+        let mut options = SourceOptions::new(pipeline.get::<_, String>(0), 1 << 20);
+        options.in_binary = true;
         let source = source(&database.url(), &options).unwrap();
         Fixture { database, client, source }
     }
@@ -58,6 +61,16 @@ impl Fixture {
         let position = self.source.subscribe(&tables, None).await.unwrap();
         let stream = self.source.stream(&position, EPOCH, &tables, &[]).await.unwrap();
         (position, stream)
+    }
+
+    /// Subscribes afresh.
+    async fn subscribed(&self) -> Position {
+        self.source.subscribe(&self.tables().await, None).await.unwrap()
+    }
+
+    /// Opens the log again.
+    async fn open(&self, from: &Position) -> Box<dyn ChangeStream> {
+        self.source.stream(from, EPOCH, &self.tables().await, &[]).await.unwrap()
     }
 
     /// Everything that the log has until now.
@@ -89,9 +102,28 @@ fn text(cell: Cell<'_>) -> String {
     match cell {
         Cell::Null => "NULL".into(),
         Cell::Absent => "absent".into(),
+        Cell::Binary(_) => panic!("a value in binary"),
         Cell::Value(value) if value.len() > 100 => format!("{} bytes", value.len()),
         Cell::Value(value) => String::from_utf8_lossy(value).into_owned(),
     }
+}
+
+/// The row with all of its values as text.
+fn plain(table: &TableSchema, row: &Row) -> Row {
+    let texts: Vec<Vec<u8>> = table.columns.iter().zip(row.cells()).map(text_of).collect();
+    let cells = row.cells().zip(&texts);
+    Row::from_cells(cells.map(|(cell, text)| match cell {
+        Cell::Binary(_) => Cell::Value(text),
+        cell => cell,
+    }))
+}
+
+fn text_of((column, cell): (&Column, Cell<'_>)) -> Vec<u8> {
+    let mut text = Vec::new();
+    if let Cell::Binary(value) = cell {
+        Encoding::of_column(column).unwrap().push_text(value, &mut text).unwrap();
+    }
+    text
 }
 
 fn row_words(row: &Row) -> String {
@@ -105,7 +137,9 @@ fn key_words(key: &Key) -> String {
 fn words(change: &Change) -> String {
     let table = &change.table().name;
     match change {
-        Change::Upsert { row, .. } => format!("{table} + {}", row_words(row)),
+        Change::Upsert { table: shape, row } => {
+            format!("{table} + {}", row_words(&plain(shape, row)))
+        }
         Change::Delete { key, .. } => format!("{table} - {}", key_words(key)),
         Change::Truncate { .. } => format!("{table} truncated"),
         Change::Halt { code, .. } => format!("{table} halted {code}"),

@@ -12,6 +12,7 @@ use super::row_writer::Form;
 use super::session::Session;
 use crate::postgres::binary::Encoding;
 use crate::postgres::sql;
+use crate::schema::TableSchema;
 
 /// A prepared COPY.
 pub struct Copying {
@@ -24,23 +25,22 @@ pub struct Copying {
 }
 
 impl Session {
-    /// Prepares a COPY, in binary if that is allowed here and if all of the columns can be written
-    /// so.
+    /// Prepares a COPY of a table's columns and perhaps ours, in binary if that is allowed here and if
+    /// all of the columns can be written so.
     pub(super) async fn prepare_copy(
         &self,
+        table: &TableSchema,
         copy: &str,
         columns: &str,
         binary: bool,
     ) -> Attempt<Copying> {
         let columns = self.client.prepare(columns).await?;
-        let encodings = columns.columns().iter().map(|column| Encoding::of(column.type_().oid()));
-        let form = match encodings.collect::<Option<Box<[Encoding]>>>().filter(|_| binary) {
-            Some(encodings) => Form::Binary(encodings),
-            None => Form::Text,
-        };
+        let target = columns.columns().iter().map(|column| Encoding::of(column.type_().oid()));
+        let source = table.columns.iter().map(Encoding::of_column);
+        let form = Form::new(&target.collect::<Vec<_>>(), &source.collect::<Vec<_>>(), binary);
         let statement = match form {
             Form::Binary(_) => self.client.prepare(&format!("{copy}{}", sql::IN_BINARY)).await?,
-            Form::Text => self.client.prepare(copy).await?,
+            Form::Text(_) => self.client.prepare(copy).await?,
         };
         Ok(Copying { statement, columns, form })
     }

@@ -71,7 +71,8 @@ impl Session {
             return Ok(copying.clone());
         }
         let sql = self.sql(table, &self.stages[place].name);
-        let copying = self.prepare_copy(&sql.copy_new(), &sql.new_columns(), *binary).await?;
+        let copying =
+            self.prepare_copy(table, &sql.copy_new(), &sql.new_columns(), *binary).await?;
         let copying = Arc::new(copying);
         self.stages[place].new_rows.copying = Some(copying.clone());
         Ok(copying)

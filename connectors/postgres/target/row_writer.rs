@@ -25,10 +25,62 @@ const BINARY_TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 /// In which form a COPY reads its rows.
 #[derive(Clone, Debug)]
 pub enum Form {
-    /// As text.
-    Text,
-    /// In binary, with the encoding of each column.
-    Binary(Box<[Encoding]>),
+    /// As text. For each column, how its values come if they come in binary.
+    Text(Box<[Option<Encoding>]>),
+    /// In binary, each column in its way.
+    Binary(Box<[BinaryColumn]>),
+}
+
+/// How the values of a column are written in binary.
+#[derive(Clone, Copy, Debug)]
+pub struct BinaryColumn {
+    to: Encoding,
+    /// How they come if they come in binary.
+    source: Option<Encoding>,
+}
+
+impl Form {
+    /// The form for columns of the target with these encodings: binary, if each has one and if it is
+    /// allowed. `source` are the encodings in which values of a row's own columns, the first ones, may
+    /// come from the source.
+    #[must_use]
+    pub fn new(target: &[Option<Encoding>], source: &[Option<Encoding>], binary: bool) -> Form {
+        let source = (0..target.len()).map(|place| source.get(place).copied().flatten());
+        let columns = target.iter().zip(source.clone());
+        let columns =
+            columns.map(|(encoding, source)| encoding.map(|to| BinaryColumn { to, source }));
+        match columns.collect::<Option<Box<[BinaryColumn]>>>().filter(|_| binary) {
+            Some(columns) => Form::Binary(columns),
+            None => Form::Text(source.collect()),
+        }
+    }
+
+    fn columns(&self) -> usize {
+        match self {
+            Form::Text(columns) => columns.len(),
+            Form::Binary(columns) => columns.len(),
+        }
+    }
+}
+
+impl BinaryColumn {
+    /// Appends a value that came in binary, by way of its text if the target's column has another
+    /// encoding than the source's.
+    fn push(self, value: &[u8], out: &mut Vec<u8>) -> Option<()> {
+        if self.source == Some(self.to) {
+            binary::push_bytes(value, out);
+            return Some(());
+        }
+        let mut text = Vec::new();
+        push_text(self.source, value, &mut text);
+        self.to.push(&text, out)
+    }
+}
+
+/// Appends the text of a value that came in binary.
+fn push_text(source: Option<Encoding>, value: &[u8], out: &mut Vec<u8>) {
+    let read = source.and_then(|source| source.push_text(value, out));
+    assert!(read.is_some(), "a value in binary is none of its column's type");
 }
 
 /// A value has no binary form.
@@ -53,34 +105,57 @@ impl<'a> RowWriter<'a> {
         RowWriter { form, own_columns, piece }
     }
 
-    /// Begins a row with its own cells. An absent one is written as NULL.
+    /// Begins a row with its own cells. An absent one is written as NULL: a staging table has no
+    /// third state, so whoever writes one must keep every statement from reading it.
     ///
     /// # Panics
     /// If there are not as many as the table has columns: a defect, rows and schemas travel
-    /// together. What follows would be read as other columns.
+    /// together. What follows would be read as other columns. Or if a value in binary is none of its
+    /// column's type.
     pub fn cells<'c>(
         &mut self,
         cells: impl ExactSizeIterator<Item = Cell<'c>>,
     ) -> Result<(), NoBinary> {
-        let out = &mut self.piece;
-        let Form::Binary(encodings) = self.form else {
-            for cell in cells {
-                copy::encode_cell(out, cell);
-                out.push(copy::DELIMITER);
-            }
-            return Ok(());
-        };
-        let (count, columns) = (cells.len(), encodings.len() - self.own_columns);
+        let (count, columns) = (cells.len(), self.form.columns() - self.own_columns);
         assert!(count == columns, "a row of {count} cells for {columns} columns");
+        let columns = match self.form {
+            Form::Binary(columns) => columns,
+            Form::Text(columns) => {
+                self.cells_as_text(columns, cells);
+                return Ok(());
+            }
+        };
+        let out = &mut self.piece;
         // The server has no tables of more columns than this can say.
-        out.extend_from_slice(&(encodings.len() as i16).to_be_bytes());
-        for (encoding, cell) in encodings.iter().zip(cells) {
+        out.extend_from_slice(&(columns.len() as i16).to_be_bytes());
+        for (column, cell) in columns.iter().zip(cells) {
             match cell {
-                Cell::Value(text) => encoding.push(text, out).ok_or(NoBinary)?,
+                Cell::Value(text) => column.to.push(text, out).ok_or(NoBinary)?,
+                Cell::Binary(value) => column.push(value, out).ok_or(NoBinary)?,
                 Cell::Null | Cell::Absent => binary::push_null(out),
             }
         }
         Ok(())
+    }
+
+    fn cells_as_text<'c>(
+        &mut self,
+        columns: &[Option<Encoding>],
+        cells: impl Iterator<Item = Cell<'c>>,
+    ) {
+        let out = &mut self.piece;
+        for (&source, cell) in columns.iter().zip(cells) {
+            match cell {
+                Cell::Value(text) => copy::encode_value(out, text),
+                Cell::Binary(value) => {
+                    let mut text = Vec::new();
+                    push_text(source, value, &mut text);
+                    copy::encode_value(out, &text);
+                }
+                Cell::Null | Cell::Absent => out.extend_from_slice(copy::NULL),
+            }
+            out.push(copy::DELIMITER);
+        }
     }
 
     /// A `bytea` column of ours.
@@ -89,14 +164,14 @@ impl<'a> RowWriter<'a> {
         match (self.form, bytes) {
             (Form::Binary(_), Some(bytes)) => binary::push_bytes(bytes, out),
             (Form::Binary(_), None) => binary::push_null(out),
-            (Form::Text, bytes) => {
+            (Form::Text(_), bytes) => {
                 match bytes {
                     // The backslash is itself escaped in COPY's text.
                     Some(bytes) => {
                         out.extend_from_slice(b"\\\\x");
                         hex::push(bytes, out);
                     }
-                    None => copy::encode_cell(out, Cell::Null),
+                    None => out.extend_from_slice(copy::NULL),
                 }
                 out.push(copy::DELIMITER);
             }
@@ -108,7 +183,7 @@ impl<'a> RowWriter<'a> {
         self.bytes(Some(&version.to_bytes()));
         match self.form {
             Form::Binary(_) => binary::push_timestamp(updated_at, &mut self.piece),
-            Form::Text => {
+            Form::Text(_) => {
                 types::push_timestamp(&mut self.piece, updated_at);
                 self.piece.push(copy::DELIMITER);
             }
@@ -119,7 +194,7 @@ impl<'a> RowWriter<'a> {
     pub fn number(&mut self, number: u32) {
         match self.form {
             Form::Binary(_) => binary::push_fixed(number.to_be_bytes(), &mut self.piece),
-            Form::Text => {
+            Form::Text(_) => {
                 // Writing to memory cannot fail.
                 let _ = write!(self.piece, "{number}");
                 self.piece.push(copy::DELIMITER);
@@ -129,7 +204,7 @@ impl<'a> RowWriter<'a> {
 
     /// Ends a row. Gives out what has been written once it is enough to be sent.
     pub fn end_row(&mut self) -> Option<Bytes> {
-        if let (Form::Text, Some(last)) = (self.form, self.piece.last_mut()) {
+        if let (Form::Text(_), Some(last)) = (self.form, self.piece.last_mut()) {
             *last = copy::END;
         }
         (self.piece.len() >= PIECE_BYTES)
@@ -156,6 +231,12 @@ mod tests {
     const CELLS: [Cell<'_>; 3] = [Cell::Value(b"7"), Cell::Null, Cell::Value(b"a\tb")];
     const VERSION: Version = Version { epoch: 1, log: 2, ordinal: 3 };
 
+    fn in_binary(to: &[Encoding], source: &[Encoding]) -> Form {
+        let [to, source] =
+            [to, source].map(|all| all.iter().copied().map(Some).collect::<Vec<_>>());
+        Form::new(&to, &source, true)
+    }
+
     fn written(form: &Form) -> Vec<u8> {
         let mut writer = RowWriter::new(form, 4);
         writer.cells(CELLS.into_iter()).unwrap();
@@ -170,13 +251,16 @@ mod tests {
     fn a_row_is_written_as_text() {
         let expected = "7\t\\N\ta\\tb\t\\N\t\\\\x00000001000000000000000200000003\t\
                         2000-01-01 00:00:00.000001+00\t1\n";
-        assert_eq!(String::from_utf8(written(&Form::Text)).unwrap(), expected);
+        assert_eq!(
+            String::from_utf8(written(&Form::new(&[None; 7], &[], true))).unwrap(),
+            expected
+        );
     }
 
     #[test]
     fn a_row_is_written_in_binary() {
         use Encoding::{Bytes, Int32, Int64, Text, TimestampTz};
-        let form = Form::Binary([Int64, Text, Text, Bytes, Bytes, TimestampTz, Int32].into());
+        let form = in_binary(&[Int64, Text, Text, Bytes, Bytes, TimestampTz, Int32], &[]);
         let expected = [
             b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".as_slice(),
             b"\0\x07",
@@ -194,14 +278,39 @@ mod tests {
 
     #[test]
     fn a_value_without_a_binary_form_is_noticed() {
-        let form = Form::Binary([Encoding::Int64].into());
+        let form = in_binary(&[Encoding::Int64], &[]);
         let mut writer = RowWriter::new(&form, 0);
         assert!(writer.cells([Cell::Value(b"seven")].into_iter()).is_err());
     }
 
     #[test]
+    fn a_value_in_binary_is_passed_on_and_becomes_what_the_target_wants() {
+        use Encoding::{Int32, Int64, Text};
+        let check = |form: &Form, expected: &[u8]| {
+            let mut writer = RowWriter::new(form, 0);
+            writer.cells([Cell::Binary(b"\0\0\0\x07"), Cell::Null].into_iter()).unwrap();
+            let skipped = if let Form::Binary(_) = form { BINARY_HEADER.len() } else { 0 };
+            assert_eq!(writer.piece[skipped..], *expected);
+        };
+        let null = b"\xff\xff\xff\xff";
+        let row = |value: &[u8]| [b"\0\x02", value, null].concat();
+        check(&in_binary(&[Int32; 2], &[Int32; 2]), &row(b"\0\0\0\x04\0\0\0\x07"));
+        check(&in_binary(&[Int64; 2], &[Int32; 2]), &row(b"\0\0\0\x08\0\0\0\0\0\0\0\x07"));
+        check(&in_binary(&[Text; 2], &[Int32; 2]), &row(b"\0\0\0\x017"));
+        check(&Form::new(&[None; 2], &[Some(Int32); 2], true), b"7\t\\N\t");
+        check(&Form::new(&[Some(Int32); 2], &[Some(Int32); 2], false), b"7\t\\N\t");
+    }
+
+    #[test]
+    #[should_panic(expected = "none of its column's type")]
+    fn a_value_in_binary_of_a_column_that_has_none_is_a_defect() {
+        let form = in_binary(&[Encoding::Int64], &[]);
+        let _ = RowWriter::new(&form, 0).cells([Cell::Binary(&[0; 8])].into_iter());
+    }
+
+    #[test]
     fn pieces_are_given_out_when_they_are_full() {
-        let form = Form::Binary([Encoding::Text].into());
+        let form = in_binary(&[Encoding::Text], &[]);
         let (text, mut sent) = (vec![b'x'; 1000], 0);
         let mut writer = RowWriter::new(&form, 0);
         for _ in 0..1000 {

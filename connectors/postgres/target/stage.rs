@@ -88,7 +88,7 @@ impl Session {
         binary: bool,
     ) -> Attempt<Copying> {
         let sql = self.sql(table, name);
-        self.prepare_copy(&sql.copy(), &sql.staged_columns(), binary).await
+        self.prepare_copy(table, &sql.copy(), &sql.staged_columns(), binary).await
     }
 
     /// Copies deletes and rows into their staging table, in the open transaction. Keys go along

@@ -188,6 +188,7 @@ fn shown(row: &Row) -> String {
         Cell::Value(text) => String::from_utf8_lossy(text).into_owned(),
         Cell::Null => "-".into(),
         Cell::Absent => "?".into(),
+        Cell::Binary(_) => "binary".into(),
     };
     row.cells().map(cell).collect::<Vec<_>>().join(" ")
 }

@@ -36,6 +36,7 @@ fn texts(row: &Row) -> Vec<Option<String>> {
         Cell::Value(value) => Some(String::from_utf8(value.to_vec()).unwrap()),
         Cell::Null => None,
         Cell::Absent => Some("(absent)".into()),
+        Cell::Binary(_) => Some("(binary)".into()),
     };
     row.cells().map(text).collect()
 }

@@ -57,6 +57,7 @@ fn text(cell: Cell<'_>) -> String {
         Cell::Value(value) => String::from_utf8(value.to_vec()).unwrap(),
         Cell::Null => "null".into(),
         Cell::Absent => "absent".into(),
+        Cell::Binary(_) => "binary".into(),
     }
 }
 

@@ -15,14 +15,6 @@ impl Fixture {
         fixture
     }
 
-    async fn open(&self, from: &Position) -> Box<dyn ChangeStream> {
-        self.source.stream(from, EPOCH, &self.tables().await, &[]).await.unwrap()
-    }
-
-    async fn subscribed(&self) -> Position {
-        self.source.subscribe(&self.tables().await, None).await.unwrap()
-    }
-
     async fn one<T: for<'a> tokio_postgres::types::FromSql<'a>>(&self, sql: &str) -> T {
         self.client.query_one(sql, &[]).await.unwrap().get(0)
     }

@@ -33,6 +33,7 @@ impl Replica {
         for (version, change) in transaction.versioned() {
             match change {
                 Change::Upsert { table, row } => {
+                    let row = plain(&table, &row);
                     self.put(Key::of(&table, &row).unwrap(), version, Some(row));
                 }
                 Change::Delete { key, .. } => self.put(key, version, None),

@@ -118,9 +118,9 @@ impl Reader<'_> {
         self.open.clear();
         let Reader { fixture, dice, .. } = self;
         let above = *dice.choose(&[None, Some(1 << 10), Some(8 << 10), Some(64 << 10)]);
-        let mut source =
-            source(&fixture.database.url(), &SourceOptions::new(&fixture.slot()[10..], 8 << 10))
-                .unwrap();
+        let mut options = SourceOptions::new(&fixture.slot()[10..], 8 << 10);
+        options.in_binary = dice.one_in(2);
+        let mut source = source(&fixture.database.url(), &options).unwrap();
         source.bulk_read_above = above;
         let tables = fixture.tables().await;
         source.subscribe(&tables, Some(Resume::at(&position))).await.unwrap();

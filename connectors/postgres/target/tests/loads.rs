@@ -37,7 +37,7 @@ async fn a_chunk_with_a_value_that_is_not_canonical_is_loaded_as_text() {
         assert_eq!(loader.load(&chunk).await, Ok(()));
         assert!(matches!(loader.session.stages[0].form(), Form::Binary(_)));
         assert_eq!(loader.load(&chunk.upsert(1, &[value, "b", "\t"])).await, Ok(()));
-        assert!(matches!(loader.session.stages[0].form(), Form::Text));
+        assert!(matches!(loader.session.stages[0].form(), Form::Text(_)));
     }
     assert_eq!(fixture.look(ROWS).await, ["1|a", "2|b", "3|b"]);
 }

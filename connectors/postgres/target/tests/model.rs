@@ -1,6 +1,6 @@
 //! Random batches against a map from key to the greatest version: those that a loader may write are
 //! written by one, every other time, and many are brought ahead of their turn, whether or not they are
-//! applied then.
+//! applied then. Values come as text, or in binary.
 
 use std::sync::Arc;
 
@@ -40,6 +40,11 @@ fn is_loaded(batch: &TableBatch) -> bool {
 async fn run((fixture, loader): &mut (Fixture, PostgresTarget), soft: bool, history: &History) {
     fixture.execute("TRUNCATE public.t; DELETE FROM public._cdc_tombstone").await;
     let mut batches = history.batches();
+    for (place, batch) in batches.iter_mut().enumerate() {
+        if place % 3 == 0 {
+            *batch = Arc::new(in_binary((**batch).clone()));
+        }
+    }
     for place in 0..batches.len() {
         let (done, rest) = batches.split_at_mut(place + 1);
         let next = rest.first_mut().filter(|_| place % 4 != 3);

@@ -5,14 +5,38 @@ use std::sync::Arc;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::change::{Applied, Batch, Checkpoint, TableBatch};
+use crate::change::{Applied, Batch, Cell, Checkpoint, Row, TableBatch};
 use crate::error::Error;
+use crate::postgres::binary::Encoding;
 use crate::postgres::target::{PostgresTarget, target};
 use crate::postgres::testing::Database;
 use crate::schema::TableSchema;
 pub use crate::testing::*;
 use crate::version::{Position, Version};
 use crate::{Prepared, Target};
+
+/// The part as a PostgreSQL source sends it, with all values but those of keys in binary.
+pub fn in_binary(mut part: TableBatch) -> TableBatch {
+    let table = part.table.clone();
+    for upsert in &mut part.upserts {
+        let binary = |(place, cell)| match cell {
+            Cell::Value(text) if !table.is_key(place) => {
+                let mut value = Vec::new();
+                let encoding = Encoding::of_column(&table.columns[place]).unwrap();
+                encoding.push(text, &mut value).unwrap();
+                // Without its length.
+                Some(value.split_off(4))
+            }
+            _ => None,
+        };
+        let values: Vec<_> = upsert.row.cells().enumerate().map(binary).collect();
+        let cells = values.iter().zip(upsert.row.cells());
+        let row =
+            Row::from_cells(cells.map(|(value, cell)| value.as_deref().map_or(cell, Cell::Binary)));
+        upsert.row = row;
+    }
+    part
+}
 
 /// A database with a claimed target on it, and a session to look at it.
 pub struct Fixture {

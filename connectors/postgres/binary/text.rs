@@ -1,0 +1,62 @@
+//! The way back: canonical text of values in binary, as a server sent them. For keys, which are
+//! text everywhere, and for rows that have to be written as text after all.
+//!
+//! Surprises: types that are not here are read as text from the beginning (`Encoding::of_column`).
+//! Floats read back as the same bits, but where two texts are equally short the server may have taken
+//! a longer one; so they are no keys here (`Encoding::of_key_column`).
+
+use super::{Encoding, JSONB_VERSION, number, time};
+use crate::{digits, float, hex};
+
+impl Encoding {
+    /// Appends a value's canonical text; `None` if these bytes are no value of the type, or the
+    /// type has no way back, and then what was appended is of no use.
+    #[must_use]
+    pub fn push_text(self, value: &[u8], out: &mut Vec<u8>) -> Option<()> {
+        match self {
+            Encoding::Text | Encoding::Name => out.extend_from_slice(value),
+            Encoding::Int16 => digits::push_signed(i16::from_be_bytes(fixed(value)?).into(), out),
+            Encoding::Int32 => digits::push_signed(i32::from_be_bytes(fixed(value)?).into(), out),
+            Encoding::Int64 => digits::push_signed(i64::from_be_bytes(fixed(value)?), out),
+            Encoding::Bool => out.push(boolean(value)?),
+            Encoding::Float32 => float::push_single(f32::from_be_bytes(fixed(value)?), out),
+            Encoding::Float64 => float::push_double(f64::from_be_bytes(fixed(value)?), out),
+            Encoding::Numeric => number::push_numeric_text(value, out)?,
+            Encoding::Uuid => hex::push_uuid(fixed(value)?, out),
+            Encoding::Bytes => {
+                out.extend_from_slice(b"\\x");
+                hex::push(value, out);
+            }
+            Encoding::Jsonb => out.extend_from_slice(value.strip_prefix(&[JSONB_VERSION])?),
+            Encoding::Date => time::push_date_text(i32::from_be_bytes(fixed(value)?), out),
+            Encoding::Time => time::push_time_text(i64::from_be_bytes(fixed(value)?), out)?,
+            Encoding::Timestamp => time::push_moment(i64::from_be_bytes(fixed(value)?), "", out),
+            Encoding::TimestampTz => {
+                time::push_moment(i64::from_be_bytes(fixed(value)?), "+00", out);
+            }
+            Encoding::Oid
+            | Encoding::Lsn
+            | Encoding::Char
+            | Encoding::Hardware(_)
+            | Encoding::Address
+            | Encoding::Network
+            | Encoding::Bits
+            | Encoding::TimeTz
+            | Encoding::Interval
+            | Encoding::Array(_) => return None,
+        }
+        Some(())
+    }
+}
+
+fn fixed<const SIZE: usize>(value: &[u8]) -> Option<[u8; SIZE]> {
+    value.try_into().ok()
+}
+
+fn boolean(value: &[u8]) -> Option<u8> {
+    match value {
+        [0] => Some(b'f'),
+        [1] => Some(b't'),
+        _ => None,
+    }
+}

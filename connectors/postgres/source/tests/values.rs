@@ -1,0 +1,125 @@
+//! Values in binary: they are those of the text, and a log that has others is read as text.
+
+use super::*;
+use crate::error::Kind;
+use crate::postgres::values::InBinary;
+
+const TYPES: &str = "CREATE TABLE t (a numeric(9, 2), b timestamptz, k name, big text, bo boolean, \
+    i2 smallint, i4 integer, i8 bigint, f4 real, f8 double precision, n numeric, v varchar(9), \
+    c char(5), y bytea, d date, ti time, ts timestamp, u uuid, j json, jb jsonb, \
+    PRIMARY KEY (k, b, a))";
+
+const ROWS: &str = "INSERT INTO t SELECT i / 3.0, timestamptz '2000-01-01' + i * interval '37 days', \
+    'k' || i, repeat(md5(i::text), 200), i % 2 = 0, i, -i, i * 1e12::bigint, i / 7.0, 1 / (i + 0.3), \
+    i * 1e20::numeric - 1e-5, 'v' || i, 'c', int8send(i), date '0044-03-15 BC' + i * 99, \
+    time '00:00' + i * interval '1.000001 s', timestamp 'infinity', md5(i::text)::uuid, '{\"a\" : 1}', \
+    jsonb_build_object('i', i) FROM generate_series(0, 99) i; \
+    INSERT INTO t (a, b, k) VALUES (0, '-infinity', ''); \
+    UPDATE t SET v = 'new' WHERE i2 = 7; UPDATE t SET a = a + 1000 WHERE i2 IN (8, 9); \
+    DELETE FROM t WHERE i2 > 90";
+
+impl Fixture {
+    /// What the log says from here on, read as text, or in binary if that suits.
+    async fn read(&mut self, from: &Position, in_binary: bool) -> Vec<Change> {
+        self.source.in_binary = InBinary::new(in_binary);
+        let mut stream = self.open(from).await;
+        let transactions = self.read_all(&mut stream).await;
+        transactions.into_iter().flat_map(|transaction| transaction.changes).collect()
+    }
+}
+
+/// How many values are text and how many are not.
+fn forms(changes: &[Change]) -> (usize, usize) {
+    let rows = changes.iter().filter_map(|change| match change {
+        Change::Upsert { row, .. } => Some(row),
+        _ => None,
+    });
+    let cells: Vec<Cell<'_>> = rows.flat_map(Row::cells).collect();
+    let count = |is: fn(&Cell<'_>) -> bool| cells.iter().filter(|cell| is(cell)).count();
+    (count(|cell| matches!(cell, Cell::Value(_))), count(|cell| matches!(cell, Cell::Binary(_))))
+}
+
+#[tokio::test]
+async fn values_in_binary_are_those_of_the_text() {
+    let mut fixture = Fixture::new(TYPES).await;
+    let from = fixture.subscribed().await;
+    fixture.run(ROWS).await;
+    for bulk_read_above in [None, Some(1 << 10)] {
+        fixture.source.bulk_read_above = bulk_read_above;
+        let (text, binary) = (fixture.read(&from, false).await, fixture.read(&from, true).await);
+        let words = |changes: &[Change]| changes.iter().map(words).collect::<Vec<_>>();
+        assert_eq!(words(&binary), words(&text));
+        assert_eq!(binary.len(), 101 + 1 + 4 + 9);
+        let rows = 101 + 1 + 2;
+        assert_eq!(forms(&text).1, 0);
+        assert_eq!(forms(&binary).0, 3 * rows, "a key is not text, or something else is");
+        assert_eq!(forms(&binary).1, forms(&text).0 - 3 * rows);
+    }
+}
+
+#[tokio::test]
+async fn a_log_with_values_that_have_no_way_back_is_read_as_text() {
+    for table in [
+        "CREATE TABLE t (k int PRIMARY KEY, a interval)",
+        "CREATE TABLE t (k real PRIMARY KEY, a int)",
+    ] {
+        let mut fixture = Fixture::new(table).await;
+        let from = fixture.subscribed().await;
+        fixture.run("INSERT INTO t VALUES (1, NULL), (2, '1')").await;
+        assert_eq!(forms(&fixture.read(&from, true).await), (3, 0), "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_strangers_table_without_a_binary_form_has_the_log_read_as_text() {
+    for bulk_read_above in [None, Some(1 << 10)] {
+        let mut fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY, a text)").await;
+        fixture.source.bulk_read_above = bulk_read_above;
+        let from = fixture.subscribed().await;
+        fixture.run("CREATE SCHEMA other; CREATE TABLE other.u (a aclitem[])").await;
+        fixture.run(&format!("ALTER PUBLICATION {} ADD TABLE other.u", fixture.slot())).await;
+        fixture.run("INSERT INTO t VALUES (1, 'a')").await;
+        fixture
+            .run("INSERT INTO other.u VALUES (ARRAY[makeaclitem(10, 10, 'SELECT', true)])")
+            .await;
+        let mut stream = fixture.open(&from).await;
+        let error = loop {
+            if let Err(error) = stream.next().await {
+                break error;
+            }
+        };
+        assert_eq!((error.kind, error.code), (Kind::Transient, Code::Protocol));
+        assert!(error.message.contains("will be read as text"), "{}", error.message);
+        drop(stream);
+        let mut stream = fixture.open(&from).await;
+        assert_eq!(fixture.log(&mut stream).await, ["t + 1|a"]);
+    }
+}
+
+#[tokio::test]
+async fn a_column_of_such_a_type_ends_the_session_and_the_next_one_reads_text() {
+    for bulk_read_above in [None, Some(1 << 10)] {
+        let mut fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY, a text)").await;
+        fixture.source.bulk_read_above = bulk_read_above;
+        let before = fixture.tables().await;
+        let from = fixture.source.subscribe(&before, None).await.unwrap();
+        fixture.run("INSERT INTO t VALUES (1, 'a')").await;
+        fixture.run("ALTER TABLE t ADD COLUMN b interval").await;
+        fixture.run("INSERT INTO t VALUES (2, 'b', '1 day')").await;
+        let mut stream = fixture.source.stream(&from, EPOCH, &before, &[]).await.unwrap();
+        let mut changes = Vec::new();
+        let error = loop {
+            match stream.next().await {
+                Ok(transaction) => changes.extend(transaction.changes),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((error.kind, error.code), (Kind::Transient, Code::SchemaChange));
+        assert!(error.message.contains("public.t has got column b, which"), "{}", error.message);
+        assert!(changes.len() < 2);
+        drop(stream);
+        let mut stream = fixture.source.stream(&from, EPOCH, &before, &[]).await.unwrap();
+        let log = fixture.log(&mut stream).await;
+        assert_eq!(log, ["t + 1|a", "t + 2|b|1 day"]);
+    }
+}

@@ -1,0 +1,61 @@
+//! In which form the source sends the values of rows: as text, or in binary, which costs both
+//! servers and us less. In binary only for a PostgreSQL target, and only where each column has a
+//! known way back to text, for keys and for rows that have to be written as text after all.
+//!
+//! Surprise: a session asks for one form for all of its tables. So a column of another type that is
+//! added later ends the session, and the next one reads text.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::binary::Encoding;
+use crate::error::{Code, Error, Result};
+use crate::schema::{Column, TableSchema};
+
+/// Whether values come in binary. Shared by all sessions of a source.
+#[derive(Clone, Debug)]
+pub struct InBinary(Arc<AtomicBool>);
+
+impl InBinary {
+    /// As the target allows.
+    #[must_use]
+    pub fn new(wanted: bool) -> InBinary {
+        InBinary(Arc::new(AtomicBool::new(wanted)))
+    }
+
+    /// Whether a session for these tables asks for it.
+    #[must_use]
+    pub fn suits(&self, tables: &[Arc<TableSchema>]) -> bool {
+        self.0.load(Ordering::Relaxed) && tables.iter().all(|table| unknown(table).is_none())
+    }
+
+    /// Whether a session that asked for it can go on with a table that has this shape now.
+    ///
+    /// # Errors
+    /// `schema-change` (transient), if the next one has to read text.
+    pub fn prove(&self, table: &TableSchema) -> Result<()> {
+        match unknown(table) {
+            None => Ok(()),
+            Some(Column { name, .. }) => Err(self.give_up(
+                Code::SchemaChange,
+                format!(
+                    "table {} has got column {name}, which does not come in binary",
+                    table.name
+                ),
+            )),
+        }
+    }
+
+    /// From the next session on, as long as we run, values are text.
+    #[must_use]
+    pub fn give_up(&self, code: Code, why: impl std::fmt::Display) -> Error {
+        self.0.store(false, Ordering::Relaxed);
+        Error::transient(code, format!("{why}; the log will be read as text"))
+    }
+}
+
+/// A column whose values are not taken in binary.
+fn unknown(table: &TableSchema) -> Option<&Column> {
+    let of_key = table.key_columns().find(|column| Encoding::of_key_column(column).is_none());
+    of_key.or_else(|| table.columns.iter().find(|column| Encoding::of_column(column).is_none()))
+}
