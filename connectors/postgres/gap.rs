@@ -16,11 +16,22 @@ pub const AT_THE_SLOT: [(&str, Code); 2] =
 /// What they mean when messages come.
 pub const WHILE_READING: [(&str, Code); 1] = [("42704", Code::Publication)];
 
+/// A server has found a defect in itself.
+const DEFECT: &str = "XX000";
+/// When it does while it reads its log. Seen with version 15, once in fifty slots that were made
+/// while tables were being truncated.
+const UNREADABLE: &str = "the server cannot read its own log here, as can happen when the slot was \
+     made while tables were truncated or rewritten; if a restart does not help";
+
 /// What an error of the server means where these SQLSTATEs mean a gap.
 #[must_use]
 pub fn failure(doing: &str, error: &ServerError, gaps: &[(&str, Code)]) -> Error {
     match gaps.iter().find(|(sqlstate, _)| *sqlstate == error.sqlstate) {
         Some((_, code)) => gap(doing, *code, error),
+        None if error.sqlstate == DEFECT => {
+            let message = format!("{doing}: {}; {UNREADABLE}: {RESYNC}", error.text());
+            Error::stop(Code::Protocol, message)
+        }
         None => connect::server_error(doing, error),
     }
 }
@@ -39,4 +50,19 @@ pub fn unless_noticed(notice: &ServerError) -> Result<()> {
 /// A gap, which only a person can accept.
 fn gap(doing: &str, code: Code, error: &ServerError) -> Error {
     Error::stop(code, format!("{doing}: {}; {RESYNC}", error.text()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_its_server_cannot_read_is_left_behind_by_a_new_slot() {
+        let message = "could not map filenode \"base/5/16642\" to relation OID";
+        let error =
+            ServerError { sqlstate: DEFECT.into(), message: message.into(), objects: Vec::new() };
+        let failed = failure(READING, &error, &WHILE_READING);
+        assert_eq!((failed.is_transient(), failed.code), (false, Code::Protocol));
+        assert!(failed.message.contains(message) && failed.message.ends_with("--resync`"));
+    }
 }
