@@ -20,14 +20,17 @@ use tokio::task::JoinHandle;
 
 use super::bulk_ahead::{Ahead, Event, Orders};
 use super::bulk_reader::{Door, Reader};
-use super::bulk_rows::{Expected, Piece};
 use super::bulk_turn::{FIRST_CALL, Place, READING_IN_BULK, failure};
 use super::connect::ServerError;
+use super::copy_binary::{Expected, Piece};
 use super::frames::Frames;
 use super::gap;
 use super::lsn::Lsn;
 use super::wire::{self, Wire};
 use crate::error::{Code, Error, Result};
+
+/// A row is one message.
+const COLUMNS: u16 = 1;
 
 /// A slot that is read in bulk.
 pub struct Bulk {
@@ -124,8 +127,8 @@ impl Bulk {
         loop {
             while let Some((rows, _)) = &mut self.rows {
                 match rows.first()? {
-                    Some(row) => match self.expected.read(row)? {
-                        Piece::Message(_) => return Ok(Next::Message),
+                    Some(row) => match self.expected.read(row, COLUMNS)? {
+                        Piece::Row(_) => return Ok(Next::Message),
                         Piece::End => {
                             self.expected = Expected::Nothing;
                             rows.skip();
@@ -164,8 +167,8 @@ impl Bulk {
     /// `protocol`.
     pub fn message(&self) -> Result<&[u8]> {
         let (rows, _) = self.rows.as_ref().ok_or_else(nothing_there)?;
-        match self.expected.read(rows.first()?.ok_or_else(nothing_there)?)? {
-            Piece::Message(message) => Ok(message),
+        match self.expected.read(rows.first()?.ok_or_else(nothing_there)?, COLUMNS)? {
+            Piece::Row(cells) => cells.only(),
             Piece::End => Err(nothing_there()),
         }
     }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::binary::Encoding;
 use super::pgoutput;
 use super::source_sql as sql;
-use super::transaction::{Keep, Relation, Shape};
+use super::transaction::{Relation, Shape};
+use super::values::Keep;
 use super::{connect, quote};
 use crate::error::{Code, Error, Result};
 use crate::schema::{Column, ColumnType, Engine, TableName, TablePatterns, TableSchema};
@@ -322,16 +322,10 @@ fn shape(
     if current.key != known_key || !(relation.identity_full || as_known) {
         return Err("has another key or replica identity".into());
     }
-    let keep = |place: Option<usize>| match place {
-        None => Keep::No,
-        Some(place) if key.contains(&place) => {
-            Keep::AsText(Encoding::of_key_column(&columns[place]))
-        }
-        Some(_) => Keep::AsTheyCome,
-    };
-    let kept = kept.into_iter().map(keep).collect();
     let schema = TableSchema { columns, key, ..known.clone() };
-    Ok(Shape { schema: Arc::new(schema), columns: kept })
+    let keep = |place: Option<usize>| place.map_or(Keep::No, |place| Keep::of(&schema, place));
+    let columns = kept.into_iter().map(keep).collect();
+    Ok(Shape { schema: Arc::new(schema), columns })
 }
 
 #[cfg(test)]

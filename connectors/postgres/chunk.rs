@@ -22,6 +22,7 @@
 //! before `S` is taken; see `source_sql.rs`.
 
 use std::collections::{HashMap, HashSet};
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,10 +32,11 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::catalog::{self, CatalogColumn, CatalogTable};
+use super::chunk_rows::Decoder;
 use super::config::Config;
-use super::copy::decode_line;
 use super::quote::identifier;
 use super::source_sql::{self as sql, KeyColumn, Rows};
+use super::values::InBinary;
 use super::visibility::{Before, CommitLog, Snapshot};
 use super::{connect, lsn::Lsn};
 use crate::change::{Chunk, Key, Row, Timestamp};
@@ -54,6 +56,8 @@ pub struct Reader {
     config: Arc<Config>,
     application: String,
     commits: Arc<CommitLog>,
+    /// Whether values that are not to be compared come in binary.
+    in_binary: InBinary,
     /// Taken while a transaction runs, so that a dropped future leaves none open.
     client: Option<Client>,
     keys: HashMap<u32, Arc<[KeyColumn]>>,
@@ -77,9 +81,10 @@ impl Reader {
         config: Arc<Config>,
         application: String,
         commits: Arc<CommitLog>,
+        in_binary: InBinary,
     ) -> Result<Reader> {
         let client = Some(connect::connect(&config, &application).await?);
-        Ok(Reader { config, application, commits, client, keys: HashMap::new() })
+        Ok(Reader { config, application, commits, in_binary, client, keys: HashMap::new() })
     }
 
     /// Takes snapshots until one is good enough, and returns what was asked of it.
@@ -147,12 +152,14 @@ impl Reader {
         &mut self,
         opened: Opened,
         request: &ChunkRequest<'_>,
+        in_binary: bool,
     ) -> Result<(Vec<(Key, Row)>, Option<Key>)> {
         let table = request.table;
         // One more than asked for tells whether there are more.
         let limit = request.rows_max.saturating_add(1);
-        let text = opened.rows(table).copy_range(request.after, request.filter, limit);
-        let mut rows = copy(&opened.client, table, &text)
+        let rows = opened.rows(table, in_binary);
+        let text = rows.copy_range(request.after, request.filter, limit);
+        let mut rows = copy(&opened.client, &rows, &text)
             .await
             .map_err(|error| filter_error(error, request, table))?;
         self.finish(opened.client).await?;
@@ -168,11 +175,12 @@ impl Reader {
         opened: Opened,
         table: &TableSchema,
         keys: &[Key],
+        in_binary: bool,
     ) -> Result<Vec<(Key, Row)>> {
         let mut rows = Vec::new();
         for keys in keys.chunks(KEYS_PER_STATEMENT) {
-            let text = opened.rows(table).copy_keys(keys);
-            let found = copy(&opened.client, table, &text).await?;
+            let of_table = opened.rows(table, in_binary);
+            let found = copy(&opened.client, &of_table, &of_table.copy_keys(keys)).await?;
             // Values that are equal to the server and spelled otherwise are other keys.
             let wanted: HashSet<&Key> = keys.iter().collect();
             rows.extend(found.into_iter().filter(|(key, _)| wanted.contains(key)));
@@ -183,8 +191,8 @@ impl Reader {
 }
 
 impl Opened {
-    fn rows<'a>(&'a self, table: &'a TableSchema) -> Rows<'a> {
-        Rows { table, partitioned: self.partitioned, key: &self.key }
+    fn rows<'a>(&'a self, table: &'a TableSchema, in_binary: bool) -> Rows<'a> {
+        Rows { table, partitioned: self.partitioned, key: &self.key, in_binary }
     }
 }
 
@@ -202,7 +210,8 @@ impl RowReader for Reader {
         let table = request.table;
         let (opened, version) = self.wait_for(table, claim(request.not_below)).await?;
         let read_at = opened.read_at;
-        let (rows, next) = self.rows_in_range(opened, request).await?;
+        let in_binary = self.in_binary.suits(slice::from_ref(table));
+        let (rows, next) = self.rows_in_range(opened, request, in_binary).await?;
         Ok(Chunk { table: table.clone(), version, read_at, rows, next })
     }
 
@@ -214,7 +223,8 @@ impl RowReader for Reader {
     ) -> Result<Chunk> {
         let (opened, version) = self.wait_for(table, claim(not_below)).await?;
         let read_at = opened.read_at;
-        let rows = self.rows_of(opened, table, keys).await?;
+        let in_binary = self.in_binary.suits(slice::from_ref(table));
+        let rows = self.rows_of(opened, table, keys, in_binary).await?;
         Ok(Chunk { table: table.clone(), version, read_at, rows, next: None })
     }
 
@@ -228,7 +238,8 @@ impl RowReader for Reader {
             commits.sees(before, snapshot, Lsn(at.log)).then_some(())
         };
         let (opened, ()) = self.wait_for(table, seen).await?;
-        self.rows_of(opened, table, keys).await
+        let in_binary = self.in_binary.suits(slice::from_ref(table));
+        self.rows_of(opened, table, keys, in_binary).await
     }
 
     async fn read_plain(
@@ -236,7 +247,7 @@ impl RowReader for Reader {
         request: &ChunkRequest<'_>,
     ) -> Result<(Vec<(Key, Row)>, Option<Key>)> {
         let opened = self.begin(request.table).await?;
-        self.rows_in_range(opened, request).await
+        self.rows_in_range(opened, request, false).await
     }
 
     async fn read_plain_keys(
@@ -245,7 +256,7 @@ impl RowReader for Reader {
         keys: &[Key],
     ) -> Result<Vec<(Key, Row)>> {
         let opened = self.begin(table).await?;
-        self.rows_of(opened, table, keys).await
+        self.rows_of(opened, table, keys, false).await
     }
 
     async fn any_value(&mut self, table: &TableSchema, columns: &[String]) -> Result<bool> {
@@ -254,7 +265,7 @@ impl RowReader for Reader {
         }
         // Any snapshot will do, so there is nothing to wait for.
         let opened = self.begin(table).await?;
-        let text = sql::any_value(&opened.rows(table), columns);
+        let text = sql::any_value(&opened.rows(table, false), columns);
         let answer = opened.client.simple_query(&text).await;
         let answer = answer.map_err(|error| table_error(&table.name, &error))?;
         self.finish(opened.client).await?;
@@ -331,47 +342,16 @@ async fn key_columns(
     })
 }
 
-/// Runs a COPY and reads its lines.
-async fn copy(client: &Client, table: &TableSchema, text: &str) -> Result<Vec<(Key, Row)>> {
-    let failed = |error| table_error(&table.name, &error);
+/// Runs a COPY and reads its rows.
+async fn copy(client: &Client, rows: &Rows<'_>, text: &str) -> Result<Vec<(Key, Row)>> {
+    let failed = |error| table_error(&rows.table.name, &error);
     let stream = client.copy_out(text).await.map_err(failed)?;
     pin_mut!(stream);
-    let mut rows = Vec::new();
-    let mut rest: Vec<u8> = Vec::new();
+    let mut decoder = Decoder::new(rows.table, rows.in_binary);
     while let Some(bytes) = stream.next().await {
-        let bytes = bytes.map_err(failed)?;
-        let mut bytes: &[u8] = &bytes;
-        // The server sends line by line, but nothing promises that.
-        if let [line @ .., b'\n'] = bytes
-            && rest.is_empty()
-            && !line.contains(&b'\n')
-        {
-            rows.push(row(table, line)?);
-            continue;
-        }
-        while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
-            rest.extend_from_slice(&bytes[..end]);
-            rows.push(row(table, &rest)?);
-            rest.clear();
-            bytes = &bytes[end + 1..];
-        }
-        rest.extend_from_slice(bytes);
+        decoder.feed(&bytes.map_err(failed)?)?;
     }
-    match rest.is_empty() {
-        true => Ok(rows),
-        false => Err(malformed(table)),
-    }
-}
-
-fn row(table: &TableSchema, line: &[u8]) -> Result<(Key, Row)> {
-    let row = decode_line(line, table.columns.len()).ok_or_else(|| malformed(table))?;
-    let key = Key::of(table, &row).ok_or_else(|| malformed(table))?;
-    Ok((key, row))
-}
-
-fn malformed(table: &TableSchema) -> Error {
-    let message = format!("read rows of {}: the source sent a line that is no row", table.name);
-    Error::stop(Code::Protocol, message)
+    decoder.finish()
 }
 
 /// An error while rows of one table are read concerns that table, unless it is the connection.

@@ -1,5 +1,5 @@
-//! The rows of `COPY (SELECT data …) TO STDOUT (FORMAT binary)`, whose one column is a message of
-//! the plug-in. Pure and borrowing; fed by `bulk.rs`, one CopyData message after another.
+//! The rows of `COPY (SELECT …) TO STDOUT (FORMAT binary)`, one CopyData message after another: of
+//! `bulk.rs`, whose one column is a message of the plug-in, and of `chunk.rs`. Pure and borrowing.
 //!
 //! Surprise: the protocol promises one row a message, so none is put together from two. The
 //! header comes with whatever is first: a row, or the end.
@@ -9,10 +9,10 @@ use crate::error::{Code, Error, Result};
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 /// The signature, the flags and the length of an extension.
 const HEADER_BYTES: usize = 19;
-/// How many columns a row has.
-const COLUMNS: [u8; 2] = 1_u16.to_be_bytes();
-/// What stands in the place of that number after the last row.
+/// What stands in the place of the number of columns after the last row.
 const END: [u8; 2] = (-1_i16).to_be_bytes();
+/// The length of NULL.
+const NULL: i32 = -1;
 
 /// What a CopyData message may hold next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,18 +29,22 @@ pub enum Expected {
 /// What it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
-    /// A message of the plug-in.
-    Message(&'a [u8]),
+    /// The cells of a row.
+    Row(Cells<'a>),
     /// The end of the rows.
     End,
 }
 
+/// The cells of a row that are still to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cells<'a>(&'a [u8]);
+
 impl Expected {
-    /// Reads one CopyData message.
+    /// Reads one CopyData message, whose row has so many columns.
     ///
     /// # Errors
     /// `protocol` if it is anything else.
-    pub fn read(self, bytes: &[u8]) -> Result<Piece<'_>> {
+    pub fn read(self, bytes: &[u8], columns: u16) -> Result<Piece<'_>> {
         let row = match self {
             Expected::Header => after_header(bytes)?,
             Expected::Row => bytes,
@@ -48,9 +52,50 @@ impl Expected {
         };
         match row.split_first_chunk() {
             Some((&END, [])) => Ok(Piece::End),
-            Some((&COLUMNS, cell)) => message(cell).map(Piece::Message),
-            _ => Err(wrong("a row that has not one column")),
+            Some((count, cells)) if u16::from_be_bytes(*count) == columns => {
+                Ok(Piece::Row(Cells(cells)))
+            }
+            _ => Err(wrong("a row that has not as many columns as were asked for")),
         }
+    }
+}
+
+impl<'a> Cells<'a> {
+    /// The next one; `None` if it is NULL.
+    ///
+    /// # Errors
+    /// `protocol` if there is no whole one.
+    pub fn take(&mut self) -> Result<Option<&'a [u8]>> {
+        let (length, rest) = self.0.split_first_chunk().ok_or_else(|| wrong("half a row"))?;
+        let length = i32::from_be_bytes(*length);
+        if length == NULL {
+            self.0 = rest;
+            return Ok(None);
+        }
+        let value = usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length));
+        let (value, rest) = value.ok_or_else(|| wrong("a row whose length is wrong"))?;
+        self.0 = rest;
+        Ok(Some(value))
+    }
+
+    /// There are no more.
+    ///
+    /// # Errors
+    /// `protocol` if there are.
+    pub fn end(self) -> Result<()> {
+        match self.0 {
+            [] => Ok(()),
+            _ => Err(wrong("a row that goes on")),
+        }
+    }
+
+    /// The only one.
+    ///
+    /// # Errors
+    /// `protocol` if it is NULL, or not the only one.
+    pub fn only(mut self) -> Result<&'a [u8]> {
+        let value = self.take()?.ok_or_else(|| wrong("a NULL"))?;
+        self.end().map(|()| value)
     }
 }
 
@@ -63,17 +108,8 @@ fn after_header(bytes: &[u8]) -> Result<&[u8]> {
     }
 }
 
-fn message(cell: &[u8]) -> Result<&[u8]> {
-    let (length, message) = cell.split_first_chunk().ok_or_else(|| wrong("half a row"))?;
-    // NULL has the length -1, and is no message either.
-    match usize::try_from(i32::from_be_bytes(*length)) {
-        Ok(length) if length == message.len() => Ok(message),
-        _ => Err(wrong("a row whose length is wrong")),
-    }
-}
-
 fn wrong(what: &str) -> Error {
-    Error::stop(Code::Protocol, format!("the bulk read of the log has {what}"))
+    Error::stop(Code::Protocol, format!("a COPY of the source in binary has {what}"))
 }
 
 #[cfg(test)]
@@ -87,16 +123,16 @@ mod tests {
     }
 
     fn row(message: &[u8]) -> Vec<u8> {
-        [&COLUMNS, i32::try_from(message.len()).unwrap().to_be_bytes().as_slice(), message].concat()
+        [&[0, 1], i32::try_from(message.len()).unwrap().to_be_bytes().as_slice(), message].concat()
     }
 
     /// The messages of these pieces, if the end follows them.
     fn read(pieces: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
         let (mut expected, mut messages) = (Expected::default(), Vec::new());
         for piece in pieces {
-            expected = match expected.read(piece)? {
-                Piece::Message(message) => {
-                    messages.push(message.to_vec());
+            expected = match expected.read(piece, 1)? {
+                Piece::Row(cells) => {
+                    messages.push(cells.only()?.to_vec());
                     Expected::Row
                 }
                 Piece::End => Expected::Nothing,
@@ -114,6 +150,17 @@ mod tests {
     }
 
     #[test]
+    fn a_row_has_cells_and_some_are_null() {
+        let row = b"\0\x03\0\0\0\x01a\xff\xff\xff\xff\0\0\0\0";
+        let Piece::Row(mut cells) = Expected::Row.read(row, 3).unwrap() else { panic!() };
+        assert_eq!(cells.take().unwrap(), Some(b"a".as_slice()));
+        assert!(cells.end().is_err());
+        assert_eq!((cells.take().unwrap(), cells.take().unwrap()), (None, Some(b"".as_slice())));
+        assert!(cells.end().is_ok() && cells.take().is_err());
+        assert!(Expected::Row.read(row, 2).is_err());
+    }
+
+    #[test]
     fn what_is_no_row_is_an_error() {
         let first = [header(), row(b"one")].concat();
         let check = |pieces: &[&[u8]]| {
@@ -128,6 +175,7 @@ mod tests {
         check(&[&first, &[row(b"two"), row(b"three")].concat()]);
         check(&[&first, &[0, 1, 0xff, 0xff, 0xff, 0xff]]);
         check(&[&first, &[0, 2, 0, 0, 0, 0, 0, 0, 0, 0]]);
+        check(&[&first, &[0, 1, 0xff, 0xff, 0xff, 0xfe]]);
         check(&[&first, &[0, 0]]);
         for flag in SIGNATURE.len()..HEADER_BYTES {
             let mut other = first.clone();
@@ -146,7 +194,7 @@ mod tests {
             begun: bool,
         ) {
             let expected = if begun { Expected::Row } else { Expected::Header };
-            if let Ok(Piece::Message(message)) = expected.read(&bytes) {
+            if let Ok(Piece::Row(cells)) = expected.read(&bytes, 1) && let Ok(message) = cells.only() {
                 prop_assert!(bytes.ends_with(message));
                 prop_assert_eq!(message.len() + 6, bytes.len() - if begun { 0 } else { 19 });
             }

@@ -203,7 +203,13 @@ impl Source for PostgresSource {
 
     async fn reader(&self) -> Result<Box<dyn RowReader>> {
         let application = session::application(&self.slot);
-        let reader = Reader::open(self.config.clone(), application, self.commits.clone()).await?;
+        let reader = Reader::open(
+            self.config.clone(),
+            application,
+            self.commits.clone(),
+            self.in_binary.clone(),
+        )
+        .await?;
         Ok(Box::new(reader))
     }
 }

@@ -131,6 +131,8 @@ pub struct Rows<'a> {
     pub partitioned: bool,
     /// Its key columns.
     pub key: &'a [KeyColumn],
+    /// Whether their values come in binary.
+    pub in_binary: bool,
 }
 
 impl Rows<'_> {
@@ -166,7 +168,9 @@ impl Rows<'_> {
     fn copy(&self, tail: &str) -> String {
         let columns = identifiers(self.table.columns.iter().map(|column| column.name.as_str()));
         let only = if self.partitioned { "" } else { "ONLY " };
-        format!("COPY (SELECT {columns} FROM {only}{}{tail}) TO STDOUT", table(&self.table.name))
+        let form = if self.in_binary { " (FORMAT binary)" } else { "" };
+        let name = table(&self.table.name);
+        format!("COPY (SELECT {columns} FROM {only}{name}{tail}) TO STDOUT{form}")
     }
 
     /// `(a, b) > ('x', 'y')`, in words that an index understands.
@@ -467,7 +471,7 @@ mod tests {
     fn a_range_is_read_in_the_order_of_the_key() {
         let (table, key) = (&schema(), &key([(">", "="); 2]));
         let after = Key::from_values([b"it's".as_slice(), b"2"]);
-        let rows = Rows { table, partitioned: false, key };
+        let rows = Rows { table, partitioned: false, key, in_binary: false };
         assert_eq!(
             rows.copy_range(Some(&after), Some("v > 0 -- x"), 3),
             "COPY (SELECT \"v\", \"a\"\"b\", \"c\" FROM ONLY \"s\".\"t\" WHERE \
@@ -480,7 +484,7 @@ mod tests {
     fn a_key_of_a_composite_type_says_which_one_it_is() {
         let (table, mut key) = (&schema(), key([(">", "="); 2]));
         key[0].cast = "::s.pair".into();
-        let rows = Rows { table, partitioned: false, key: &key };
+        let rows = Rows { table, partitioned: false, key: &key, in_binary: false };
         let sql = rows.copy_keys(&[Key::from_values([b"(1,one)".as_slice(), b"2"])]);
         assert!(sql.contains("WHERE (\"c\" = '(1,one)'::s.pair AND \"a\"\"b\" = '2')"), "{sql}");
     }
@@ -488,9 +492,10 @@ mod tests {
     #[test]
     fn a_key_with_an_order_of_its_own_is_compared_by_its_own_operators() {
         let (table, key) = (&schema(), &key([("OPERATOR(x.>)", "OPERATOR(x.=)"), (">", "=")]));
-        let rows = Rows { table, partitioned: true, key };
+        let rows = Rows { table, partitioned: true, key, in_binary: true };
         let after = Key::from_values([b"1".as_slice(), b"2"]);
         let sql = rows.copy_range(Some(&after), None, 1);
+        assert!(sql.ends_with(") TO STDOUT (FORMAT binary)"), "{sql}");
         let condition = "FROM \"s\".\"t\" WHERE ((\"c\" OPERATOR(x.>) '1') OR \
                          (\"c\" OPERATOR(x.=) '1' AND \"a\"\"b\" > '2')) ORDER";
         assert!(sql.contains(condition), "{sql}");

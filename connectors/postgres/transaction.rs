@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::binary::Encoding;
 use super::lsn::{Bookmark, Lsn};
 use super::pgoutput::{Message, OldTuple, Tuple};
+use super::values::Keep;
 use crate::change::{Cell, Change, Key, Row, RowBuilder, Timestamp, Transaction};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TableName, TableSchema};
@@ -44,17 +44,6 @@ pub struct Shape {
     pub columns: Vec<Keep>,
 }
 
-/// What becomes of the values of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// They are left out.
-    No,
-    /// They are kept as they come.
-    AsTheyCome,
-    /// They belong to the key, which is text; with what they are if they come in binary.
-    AsText(Option<Encoding>),
-}
-
 impl Shape {
     fn row(&self, tuple: Tuple<'_>, row: &mut RowBuilder) -> Result<Row> {
         if tuple.len() != self.columns.len() {
@@ -67,14 +56,7 @@ impl Shape {
         }
         row.restart(self.schema.columns.len());
         for (cell, keep) in tuple.cells().zip(&self.columns) {
-            match (keep, cell) {
-                (Keep::No, _) => {}
-                // One that has no text becomes NULL, which no key is.
-                (Keep::AsText(encoding), Cell::Binary(value)) => row.push_with(|out| {
-                    encoding.is_some_and(|encoding| encoding.push_text(value, out).is_some())
-                }),
-                _ => row.push(cell),
-            }
+            keep.push(cell, row);
         }
         Ok(row.take())
     }
@@ -375,6 +357,7 @@ fn wrong(what: impl std::fmt::Display) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::binary::Encoding;
     use super::super::lsn::LogIdentity;
     use super::super::pgoutput::{decode, encode};
     use super::*;

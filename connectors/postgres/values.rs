@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::binary::Encoding;
+use crate::change::{Cell, RowBuilder};
 use crate::error::{Code, Error, Result};
 use crate::schema::{Column, TableSchema};
 
@@ -51,6 +52,41 @@ impl InBinary {
     pub fn give_up(&self, code: Code, why: impl std::fmt::Display) -> Error {
         self.0.store(false, Ordering::Relaxed);
         Error::transient(code, format!("{why}; the log will be read as text"))
+    }
+}
+
+/// What becomes of the values of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// They are left out.
+    No,
+    /// They are kept as they come.
+    AsTheyCome,
+    /// They belong to the key, which is text; with what they are if they come in binary.
+    AsText(Option<Encoding>),
+}
+
+impl Keep {
+    /// What becomes of those of the table's column at this place.
+    #[must_use]
+    pub fn of(table: &TableSchema, place: usize) -> Keep {
+        match table.is_key(place) {
+            true => Keep::AsText(Encoding::of_key_column(&table.columns[place])),
+            false => Keep::AsTheyCome,
+        }
+    }
+
+    /// Appends one to a row.
+    #[inline]
+    pub fn push(self, cell: Cell<'_>, row: &mut RowBuilder) {
+        match (self, cell) {
+            (Keep::No, _) => {}
+            // One that has no text becomes NULL, which no key is.
+            (Keep::AsText(encoding), Cell::Binary(value)) => row.push_with(|out| {
+                encoding.is_some_and(|encoding| encoding.push_text(value, out).is_some())
+            }),
+            _ => row.push(cell),
+        }
     }
 }
 

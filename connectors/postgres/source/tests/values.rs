@@ -1,6 +1,7 @@
 //! Values in binary: they are those of the text, and a log that has others is read as text.
 
 use super::*;
+use crate::ChunkRequest;
 use crate::error::Kind;
 use crate::postgres::values::InBinary;
 
@@ -55,6 +56,41 @@ async fn values_in_binary_are_those_of_the_text() {
         assert_eq!(forms(&binary).0, 3 * rows, "a key is not text, or something else is");
         assert_eq!(forms(&binary).1, forms(&text).0 - 3 * rows);
     }
+}
+
+#[tokio::test]
+async fn rows_beside_the_log_come_in_binary_unless_they_are_to_be_compared() {
+    let fixture = Fixture::new(TYPES).await;
+    let (_, _stream) = fixture.start().await;
+    fixture.run(ROWS).await;
+    let table = fixture.tables().await.remove(0);
+    let mut reader = fixture.source.reader().await.unwrap();
+    let request = ChunkRequest {
+        table: &table,
+        after: None,
+        filter: None,
+        rows_max: 1000,
+        not_below: Version::ZERO,
+    };
+    let chunk = reader.read_chunk(&request).await.unwrap();
+    let (text, _) = reader.read_plain(&request).await.unwrap();
+    let plain = |rows: &[(Key, Row)]| {
+        rows.iter()
+            .map(|(key, row)| (key.clone(), row_words(&plain(&table, row))))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(text.len(), 92);
+    assert_eq!(plain(&chunk.rows), plain(&text));
+    let is_binary = |rows: &[(Key, Row)]| {
+        rows.iter().any(|(_, row)| row.cells().any(|cell| matches!(cell, Cell::Binary(_))))
+    };
+    assert!(is_binary(&chunk.rows) && !is_binary(&text));
+    let keys: Vec<Key> = text.iter().step_by(7).map(|(key, _)| key.clone()).collect();
+    let chunk = reader.read_keys(&table, &keys, Version::ZERO).await.unwrap();
+    let found = reader.read_plain_keys(&table, &keys).await.unwrap();
+    assert_eq!(found.len(), keys.len());
+    assert_eq!(plain(&chunk.rows), plain(&found));
+    assert!(is_binary(&chunk.rows) && !is_binary(&found));
 }
 
 #[tokio::test]
