@@ -1,6 +1,9 @@
-//! The canonical text of floats: the fewest digits that read back, laid out as PostgreSQL does:
+//! The canonical text of floats, which is PostgreSQL's: the fewest digits that read back, laid out as
 //! `0.0001`, `1e-05`, `1e+20`, `NaN`, `Infinity`. Pure; for every database that hands out floats
 //! in binary.
+//!
+//! Surprise: a decimal that lies exactly between two floats reads back as the even one. PostgreSQL
+//! does not rely on that, and takes a digit more.
 
 use std::io::Write as _;
 
@@ -10,7 +13,9 @@ pub fn push_single(value: f32, out: &mut Vec<u8>) {
     if size == 0.0 || (1e-4..1e6).contains(&size) {
         push_plain(zmij::Buffer::new().format_finite(value), out);
     } else if value.is_finite() {
-        Decimal::of_single(value).push_scientific(out);
+        let parts = Parts::of_single(value);
+        let more = |digits| format!("{value:.digits$e}");
+        parts.inside(Decimal::of_single(value), more).push_scientific(out);
     } else {
         push_other(f64::from(value), out);
     }
@@ -22,7 +27,9 @@ pub fn push_double(value: f64, out: &mut Vec<u8>) {
     if size == 0.0 || (1e-4..1e15).contains(&size) {
         push_plain(zmij::Buffer::new().format_finite(value), out);
     } else if value.is_finite() {
-        Decimal::of_double(value).push_scientific(out);
+        let parts = Parts::of_double(value);
+        let more = |digits| format!("{value:.digits$e}");
+        parts.inside(Decimal::of_double(value), more).push_scientific(out);
     } else {
         push_other(value, out);
     }
@@ -40,6 +47,74 @@ fn push_other(value: f64, out: &mut Vec<u8>) {
         (false, false) => b"-Infinity",
     };
     out.extend_from_slice(text);
+}
+
+/// The size of a float: `mantissa` times two to the power of `exponent`.
+struct Parts {
+    mantissa: u64,
+    exponent: i32,
+    /// The neighbour below is only half as far away as the one above.
+    is_power: bool,
+}
+
+impl Parts {
+    fn of_single(value: f32) -> Parts {
+        Parts::read(value.to_bits().into(), 23, 8)
+    }
+
+    fn of_double(value: f64) -> Parts {
+        Parts::read(value.to_bits(), 52, 11)
+    }
+
+    fn read(bits: u64, fraction_bits: u32, exponent_bits: u32) -> Parts {
+        let fraction = bits & ((1 << fraction_bits) - 1);
+        let exponent = (bits >> fraction_bits & ((1 << exponent_bits) - 1)) as i32;
+        let unit = (1 << (exponent_bits - 1)) - 1 + fraction_bits as i32;
+        match exponent {
+            0 => Parts { mantissa: fraction, exponent: 1 - unit, is_power: false },
+            _ => Parts {
+                mantissa: fraction | 1 << fraction_bits,
+                exponent: exponent - unit,
+                is_power: fraction == 0,
+            },
+        }
+    }
+
+    /// This decimal, or the next longer one that is nearer to this float than to any other. `more`
+    /// writes the float with so many digits after the first.
+    fn inside(&self, mut decimal: Decimal, more: impl Fn(usize) -> String) -> Decimal {
+        for digits in decimal.count..DIGITS_MAX {
+            if !self.is_between(&decimal) {
+                break;
+            }
+            decimal = Decimal::read(&more(digits));
+        }
+        decimal
+    }
+
+    /// Whether a decimal lies exactly between this float and one of its neighbours.
+    fn is_between(&self, decimal: &Decimal) -> bool {
+        // Five to a greater power is more than twice any mantissa. And where floats are not all
+        // integers, what lies between two of them has more digits than a decimal here.
+        const FIVES_MAX: u32 = 23;
+        let Ok(tens) = u32::try_from(decimal.exponent + 1 - decimal.count as i32) else {
+            return false;
+        };
+        if tens > FIVES_MAX {
+            return false;
+        }
+        let digits = decimal.digits[..decimal.count].iter();
+        let number = digits.fold(0, |number, digit| number * 10 + u128::from(digit - b'0'));
+        let number = number * 5_u128.pow(tens);
+        let zeros = number.trailing_zeros();
+        let odd = (number >> zeros, tens as i32 + zeros as i32);
+        let mantissa = u128::from(self.mantissa);
+        let below = match self.is_power {
+            true => (4 * mantissa - 1, self.exponent - 2),
+            false => (2 * mantissa - 1, self.exponent - 1),
+        };
+        odd == below || odd == (2 * mantissa + 1, self.exponent - 1)
+    }
 }
 
 /// The shortest decimal number that reads back as a float; of two that are equally near, the even
@@ -182,6 +257,8 @@ mod tests {
             assert_eq!(single(text.parse().unwrap()), text);
         }
         assert_eq!(double(1e20), "1e+20");
+        // What would read back lies exactly between two floats.
+        assert_eq!(double(-61_346_878_300_597_984.0), "-6.1346878300597984e+16");
         // Exactly between two texts of sixteen digits.
         assert_eq!(double(618_221_224_675_161.0 / 8.0), "77277653084395.12");
         assert_eq!(double(-618_221_224_675_163.0 / 8.0), "-77277653084395.38");

@@ -148,15 +148,6 @@ impl Encoding {
         })
     }
 
-    /// As `of_column`, for a column of a key: without floats, which have the server's own text only for
-    /// most of their values.
-    #[must_use]
-    pub fn of_key_column(column: &Column) -> Option<Encoding> {
-        let is_float =
-            |encoding: &Encoding| matches!(encoding, Encoding::Float32 | Encoding::Float64);
-        Encoding::of_column(column).filter(|encoding| !is_float(encoding))
-    }
-
     /// Appends a value with its length; `None` if its text is not canonical, and then what was
     /// appended is of no use.
     #[must_use]

@@ -71,7 +71,7 @@ impl Keep {
     #[must_use]
     pub fn of(table: &TableSchema, place: usize) -> Keep {
         match table.is_key(place) {
-            true => Keep::AsText(Encoding::of_key_column(&table.columns[place])),
+            true => Keep::AsText(Encoding::of_column(&table.columns[place])),
             false => Keep::AsTheyCome,
         }
     }
@@ -92,6 +92,5 @@ impl Keep {
 
 /// A column whose values are not taken in binary.
 fn unknown(table: &TableSchema) -> Option<&Column> {
-    let of_key = table.key_columns().find(|column| Encoding::of_key_column(column).is_none());
-    of_key.or_else(|| table.columns.iter().find(|column| Encoding::of_column(column).is_none()))
+    table.columns.iter().find(|column| Encoding::of_column(column).is_none())
 }

@@ -79,15 +79,9 @@ impl Tables {
 
 /// Bytes that a source would send are the text that it would send.
 fn check_text(sent: Encoding, bytes: &[u8], expected: &str) {
-    let (mut text, mut again) = (Vec::new(), Vec::new());
+    let mut text = Vec::new();
     sent.push_text(bytes, &mut text).unwrap();
-    match sent {
-        Encoding::Float32 | Encoding::Float64 => {
-            sent.push(&text, &mut again).unwrap();
-            assert_eq!(again[4..], *bytes, "{expected}");
-        }
-        _ => assert_eq!(String::from_utf8_lossy(&text), expected),
-    }
+    assert_eq!(String::from_utf8_lossy(&text), expected);
 }
 
 fn write(form: &Form, texts: &[Vec<u8>]) -> Option<Bytes> {
@@ -195,12 +189,19 @@ async fn floats_keep_their_bits() {
     let (mut doubles, mut singles, mut bits) = (Vec::new(), Vec::new(), 1_u64);
     for _ in 0..5000 {
         bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let mut text = Vec::new();
-        crate::float::push_double(f64::from_bits(bits), &mut text);
-        doubles.push(text);
-        let mut text = Vec::new();
-        crate::float::push_single(f32::from_bits((bits >> 32) as u32), &mut text);
-        singles.push(text);
+        // Of this size are those whose shortest text often lies between two floats.
+        let large = 1076 + bits % 12;
+        for double in [bits, bits >> 12 | large << 52] {
+            let mut text = Vec::new();
+            crate::float::push_double(f64::from_bits(double), &mut text);
+            doubles.push(text);
+        }
+        let large = 151 + (bits % 12) as u32;
+        for single in [(bits >> 32) as u32, (bits >> 41) as u32 | large << 23] {
+            let mut text = Vec::new();
+            crate::float::push_single(f32::from_bits(single), &mut text);
+            singles.push(text);
+        }
     }
     check_equal(&tables[0], doubles).await;
     check_equal(&tables[1], singles).await;

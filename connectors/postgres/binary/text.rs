@@ -1,9 +1,7 @@
 //! The way back: canonical text of values in binary, as a server sent them. For keys, which are
 //! text everywhere, and for rows that have to be written as text after all.
 //!
-//! Surprises: types that are not here are read as text from the beginning (`Encoding::of_column`).
-//! Floats read back as the same bits, but where two texts are equally short the server may have taken
-//! a longer one; so they are no keys here (`Encoding::of_key_column`).
+//! Surprise: types that are not here are read as text from the beginning (`Encoding::of_column`).
 
 use super::{Encoding, JSONB_VERSION, number, time};
 use crate::{digits, float, hex};
