@@ -61,26 +61,21 @@ pub fn push_clock(hours: u64, minutes: u8, seconds: u8, micros: u32, out: &mut V
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn text(push: impl FnOnce(&mut Vec<u8>)) -> String {
-        let mut out = Vec::new();
-        push(&mut out);
-        String::from_utf8(out).unwrap()
-    }
+    use crate::testing::pushed;
 
     #[test]
     fn numbers_are_appended() {
-        assert_eq!(text(|out| push_unsigned(u64::MAX, out)), "18446744073709551615");
-        assert_eq!(text(|out| push_unsigned(0, out)), "0");
-        assert_eq!(text(|out| push_signed(i64::MIN, out)), "-9223372036854775808");
-        assert_eq!(text(|out| push_padded(7, 3, out)), "007");
-        assert_eq!(text(|out| push_padded(1005, 3, out)), "1005");
+        assert_eq!(pushed(|out| push_unsigned(u64::MAX, out)), "18446744073709551615");
+        assert_eq!(pushed(|out| push_unsigned(0, out)), "0");
+        assert_eq!(pushed(|out| push_signed(i64::MIN, out)), "-9223372036854775808");
+        assert_eq!(pushed(|out| push_padded(7, 3, out)), "007");
+        assert_eq!(pushed(|out| push_padded(1005, 3, out)), "1005");
     }
 
     #[test]
     fn fractions_of_seconds_lose_their_zeros() {
-        assert_eq!(text(|out| push_clock(1, 2, 3, 400_000, out)), "01:02:03.4");
-        assert_eq!(text(|out| push_clock(1, 2, 3, 0, out)), "01:02:03");
-        assert_eq!(text(|out| push_clock(838, 59, 59, 7, out)), "838:59:59.000007");
+        assert_eq!(pushed(|out| push_clock(1, 2, 3, 400_000, out)), "01:02:03.4");
+        assert_eq!(pushed(|out| push_clock(1, 2, 3, 0, out)), "01:02:03");
+        assert_eq!(pushed(|out| push_clock(838, 59, 59, 7, out)), "838:59:59.000007");
     }
 }

@@ -220,17 +220,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::pushed;
 
     fn double(value: f64) -> String {
-        let mut out = Vec::new();
-        push_double(value, &mut out);
-        String::from_utf8(out).unwrap()
+        pushed(|out| push_double(value, out))
     }
 
     fn single(value: f32) -> String {
-        let mut out = Vec::new();
-        push_single(value, &mut out);
-        String::from_utf8(out).unwrap()
+        pushed(|out| push_single(value, out))
     }
 
     #[test]

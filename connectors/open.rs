@@ -28,12 +28,12 @@ pub struct SourceOptions {
     /// PostgreSQL: whether transactions that are too large for the server's memory are taken
     /// before their end.
     pub streaming: bool,
-    /// PostgreSQL: whether values may come as `Cell::Binary`, which only such a target takes
-    /// (`takes_binary`).
-    pub in_binary: bool,
     /// The directory that holds them until then, and XA transactions of MySQL and MariaDB that are
     /// too large for our memory.
     pub spool: PathBuf,
+    /// PostgreSQL: whether values may come as `Cell::Binary`, which only such a target takes
+    /// (`takes_binary`).
+    pub in_binary: bool,
     /// PostgreSQL: when the log that is still to be read is more than this many bytes, it is read
     /// in bulk; `None`: never.
     pub bulk_read_above: Option<u64>,
@@ -72,8 +72,8 @@ impl SourceOptions {
             pipeline: pipeline.into(),
             part_bytes,
             streaming: true,
-            in_binary: false,
             spool: std::env::temp_dir(),
+            in_binary: false,
             bulk_read_above: Some(SourceOptions::BULK_READ_ABOVE),
             read_ahead: SourceOptions::READ_AHEAD,
             server_id: None,

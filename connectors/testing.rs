@@ -1,4 +1,4 @@
-//! Tables, rows and batches for the tests of all SQL targets.
+//! Tables, rows and batches for the tests of all SQL targets, and what tests of several rooms need.
 
 pub mod histories;
 
@@ -11,6 +11,13 @@ use crate::error::{Code, Error, Kind};
 use crate::schema::{Column, ColumnType, Engine, TableName, TableSchema};
 use crate::version::Version;
 use crate::{Claim, StageAhead, TargetOptions, Upcoming};
+
+/// What is appended, as a string.
+pub fn pushed(push: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut out = Vec::new();
+    push(&mut out);
+    String::from_utf8(out).unwrap()
+}
 
 pub fn options(pipeline: &str, soft_deletes: bool) -> TargetOptions {
     TargetOptions { pipeline: pipeline.into(), soft_deletes, plain_schema: "public".into() }

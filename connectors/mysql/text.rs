@@ -147,17 +147,12 @@ fn push_clock(clock: Clock, out: &mut Vec<u8>) -> Result<(), Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn text(push: impl FnOnce(&mut Vec<u8>)) -> String {
-        let mut out = Vec::new();
-        push(&mut out);
-        String::from_utf8(out).unwrap()
-    }
+    use crate::testing::pushed;
 
     #[test]
     fn bytes_and_bits_are_appended() {
-        assert_eq!(text(|out| push_bytes(&[0, 0xfe], 3, out)), "\\x00fe00");
-        assert_eq!(text(|out| push_bits(5, 9, out)), "000000101");
+        assert_eq!(pushed(|out| push_bytes(&[0, 0xfe], 3, out)), "\\x00fe00");
+        assert_eq!(pushed(|out| push_bits(5, 9, out)), "000000101");
     }
 
     fn check_date(date: (u16, u8, u8), expected: Option<&str>) {
@@ -188,11 +183,13 @@ mod tests {
     #[test]
     fn a_length_of_time_has_a_sign_and_more_than_a_day() {
         let clock = |micros| Clock { hour: 1, minute: 2, second: 3, micros };
-        let duration =
-            |negative, micros| text(|out| _ = push_duration(negative, clock(micros), out).unwrap());
+        let duration = |negative, micros| {
+            pushed(|out| _ = push_duration(negative, clock(micros), out).unwrap())
+        };
         assert_eq!(duration(true, 400_000), "-01:02:03.4");
         assert_eq!(duration(false, 0), "01:02:03");
+        assert_eq!(duration(false, 7), "01:02:03.000007");
         let long = Clock { hour: 838, minute: 59, second: 59, micros: 0 };
-        assert_eq!(text(|out| _ = push_duration(false, long, out).unwrap()), "838:59:59");
+        assert_eq!(pushed(|out| _ = push_duration(false, long, out).unwrap()), "838:59:59");
     }
 }

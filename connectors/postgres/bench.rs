@@ -44,8 +44,9 @@ impl Log {
     /// in binary as for a PostgreSQL target.
     #[must_use]
     pub fn new(rows: u64, keys: u64, in_binary: bool) -> Log {
+        let encodings = if in_binary { encodings() } else { vec![None; COLUMNS.len()] };
         let mut messages = vec![begin()];
-        messages.extend((0..rows).map(|row| insert(1 + row % keys, in_binary)));
+        messages.extend((0..rows).map(|row| insert(1 + row % keys, &encodings)));
         messages.push(commit());
         Log { table: Arc::new(table()), messages }
     }
@@ -58,8 +59,7 @@ impl Log {
         let identity = LogIdentity { system: "1".into(), timeline: 1 };
         let from = Bookmark { identity, publication: 1, lsn: Lsn(0), log: Lsn(0) };
         let mut builder = Builder::new(from, 1, usize::MAX);
-        let columns = (0..COLUMNS.len()).map(|place| Keep::of(&self.table, place)).collect();
-        let shape = Shape { schema: self.table.clone(), columns };
+        let shape = Shape { schema: self.table.clone(), columns: Keep::all(&self.table) };
         builder.relation(TABLE, Relation::Table(shape))?;
         let mut transaction = None;
         for message in &self.messages {
@@ -135,7 +135,8 @@ fn commit() -> Vec<u8> {
     [b"C\0".as_slice(), &COMMIT.to_be_bytes(), &END.to_be_bytes(), &[0; 8]].concat()
 }
 
-fn insert(id: u64, in_binary: bool) -> Vec<u8> {
+/// Values of columns without an encoding are text.
+fn insert(id: u64, encodings: &[Option<Encoding>]) -> Vec<u8> {
     let cells = [
         Some(id.to_string()),
         Some((id % 1000).to_string()),
@@ -151,15 +152,15 @@ fn insert(id: u64, in_binary: bool) -> Vec<u8> {
     ];
     let mut message = [b"I".as_slice(), &TABLE.to_be_bytes(), b"N"].concat();
     message.extend_from_slice(&(cells.len() as u16).to_be_bytes());
-    for (cell, encoding) in cells.into_iter().zip(encodings()) {
+    for (cell, encoding) in cells.into_iter().zip(encodings) {
         match (cell, encoding) {
             (None, _) => message.push(b'n'),
-            (Some(text), Some(encoding)) if in_binary => {
+            (Some(text), Some(encoding)) => {
                 message.push(b'b');
                 // The test at the end finds a value that has none.
                 let _ = encoding.push(text.as_bytes(), &mut message);
             }
-            (Some(text), _) => {
+            (Some(text), None) => {
                 message.push(b't');
                 message.extend_from_slice(&(text.len() as u32).to_be_bytes());
                 message.extend_from_slice(text.as_bytes());

@@ -22,7 +22,6 @@
 //! before `S` is taken; see `source_sql.rs`.
 
 use std::collections::{HashMap, HashSet};
-use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,7 +55,7 @@ pub struct Reader {
     config: Arc<Config>,
     application: String,
     commits: Arc<CommitLog>,
-    /// Whether values that are not to be compared come in binary.
+    /// Whether values for the target come in binary.
     in_binary: InBinary,
     /// Taken while a transaction runs, so that a dropped future leaves none open.
     client: Option<Client>,
@@ -70,6 +69,8 @@ struct Opened {
     read_at: Timestamp,
     partitioned: bool,
     key: Arc<[KeyColumn]>,
+    /// Whether values come in binary.
+    in_binary: bool,
 }
 
 impl Reader {
@@ -87,7 +88,8 @@ impl Reader {
         Ok(Reader { config, application, commits, in_binary, client, keys: HashMap::new() })
     }
 
-    /// Takes snapshots until one is good enough, and returns what was asked of it.
+    /// Takes snapshots until one is good enough, and returns what was asked of it. What is read in it
+    /// goes to the target, and may come in binary; what is only compared is text.
     async fn wait_for<T>(
         &mut self,
         table: &TableSchema,
@@ -98,8 +100,9 @@ impl Reader {
         loop {
             // The log's place first, the snapshot after it: never the other way round.
             if let Some(before) = self.commits.before_snapshot() {
-                let opened = self.begin(table).await?;
+                let mut opened = self.begin(table).await?;
                 if let Some(answer) = enough(&self.commits, before, &opened.snapshot) {
+                    opened.in_binary = self.in_binary.suits([table]);
                     return Ok((opened, answer));
                 }
                 self.finish(opened.client).await?;
@@ -137,7 +140,7 @@ impl Reader {
             }
         };
         let partitioned = now.partitioned;
-        Ok(Opened { client, snapshot, read_at, partitioned, key })
+        Ok(Opened { client, snapshot, read_at, partitioned, key, in_binary: false })
     }
 
     async fn finish(&mut self, client: Client) -> Result<()> {
@@ -152,12 +155,11 @@ impl Reader {
         &mut self,
         opened: Opened,
         request: &ChunkRequest<'_>,
-        in_binary: bool,
     ) -> Result<(Vec<(Key, Row)>, Option<Key>)> {
         let table = request.table;
         // One more than asked for tells whether there are more.
         let limit = request.rows_max.saturating_add(1);
-        let rows = opened.rows(table, in_binary);
+        let rows = opened.rows(table);
         let text = rows.copy_range(request.after, request.filter, limit);
         let mut rows = copy(&opened.client, &rows, &text)
             .await
@@ -175,11 +177,10 @@ impl Reader {
         opened: Opened,
         table: &TableSchema,
         keys: &[Key],
-        in_binary: bool,
     ) -> Result<Vec<(Key, Row)>> {
         let mut rows = Vec::new();
         for keys in keys.chunks(KEYS_PER_STATEMENT) {
-            let of_table = opened.rows(table, in_binary);
+            let of_table = opened.rows(table);
             let found = copy(&opened.client, &of_table, &of_table.copy_keys(keys)).await?;
             // Values that are equal to the server and spelled otherwise are other keys.
             let wanted: HashSet<&Key> = keys.iter().collect();
@@ -191,8 +192,9 @@ impl Reader {
 }
 
 impl Opened {
-    fn rows<'a>(&'a self, table: &'a TableSchema, in_binary: bool) -> Rows<'a> {
-        Rows { table, partitioned: self.partitioned, key: &self.key, in_binary }
+    fn rows<'a>(&'a self, table: &'a TableSchema) -> Rows<'a> {
+        let Opened { partitioned, key, in_binary, .. } = self;
+        Rows { table, partitioned: *partitioned, key, in_binary: *in_binary }
     }
 }
 
@@ -210,8 +212,7 @@ impl RowReader for Reader {
         let table = request.table;
         let (opened, version) = self.wait_for(table, claim(request.not_below)).await?;
         let read_at = opened.read_at;
-        let in_binary = self.in_binary.suits(slice::from_ref(table));
-        let (rows, next) = self.rows_in_range(opened, request, in_binary).await?;
+        let (rows, next) = self.rows_in_range(opened, request).await?;
         Ok(Chunk { table: table.clone(), version, read_at, rows, next })
     }
 
@@ -223,8 +224,7 @@ impl RowReader for Reader {
     ) -> Result<Chunk> {
         let (opened, version) = self.wait_for(table, claim(not_below)).await?;
         let read_at = opened.read_at;
-        let in_binary = self.in_binary.suits(slice::from_ref(table));
-        let rows = self.rows_of(opened, table, keys, in_binary).await?;
+        let rows = self.rows_of(opened, table, keys).await?;
         Ok(Chunk { table: table.clone(), version, read_at, rows, next: None })
     }
 
@@ -238,8 +238,7 @@ impl RowReader for Reader {
             commits.sees(before, snapshot, Lsn(at.log)).then_some(())
         };
         let (opened, ()) = self.wait_for(table, seen).await?;
-        let in_binary = self.in_binary.suits(slice::from_ref(table));
-        self.rows_of(opened, table, keys, in_binary).await
+        self.rows_of(opened, table, keys).await
     }
 
     async fn read_plain(
@@ -247,7 +246,7 @@ impl RowReader for Reader {
         request: &ChunkRequest<'_>,
     ) -> Result<(Vec<(Key, Row)>, Option<Key>)> {
         let opened = self.begin(request.table).await?;
-        self.rows_in_range(opened, request, false).await
+        self.rows_in_range(opened, request).await
     }
 
     async fn read_plain_keys(
@@ -256,7 +255,7 @@ impl RowReader for Reader {
         keys: &[Key],
     ) -> Result<Vec<(Key, Row)>> {
         let opened = self.begin(table).await?;
-        self.rows_of(opened, table, keys, false).await
+        self.rows_of(opened, table, keys).await
     }
 
     async fn any_value(&mut self, table: &TableSchema, columns: &[String]) -> Result<bool> {
@@ -265,7 +264,7 @@ impl RowReader for Reader {
         }
         // Any snapshot will do, so there is nothing to wait for.
         let opened = self.begin(table).await?;
-        let text = sql::any_value(&opened.rows(table, false), columns);
+        let text = sql::any_value(&opened.rows(table), columns);
         let answer = opened.client.simple_query(&text).await;
         let answer = answer.map_err(|error| table_error(&table.name, &error))?;
         self.finish(opened.client).await?;

@@ -21,7 +21,7 @@ enum Form {
     Text(Vec<u8>),
     Binary {
         expected: Expected,
-        columns: Box<[Keep]>,
+        columns: Vec<Keep>,
         row: RowBuilder,
     },
 }
@@ -34,7 +34,7 @@ impl<'a> Decoder<'a> {
             false => Form::Text(Vec::new()),
             true => Form::Binary {
                 expected: Expected::Header,
-                columns: (0..table.columns.len()).map(|place| Keep::of(table, place)).collect(),
+                columns: Keep::all(table),
                 row: RowBuilder::default(),
             },
         };

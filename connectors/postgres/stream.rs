@@ -87,7 +87,8 @@ impl Stream {
         let Opening { config, slot, from, commits, .. } = opening;
         commits.opening(opening.epoch, from.log);
         let (wire, end) = session::login_to(config, slot, &from.identity).await?;
-        let in_binary = Some(opening.in_binary).filter(|values| values.suits(opening.tables));
+        let in_binary = Some(opening.in_binary)
+            .filter(|values| values.suits(opening.tables.iter().map(Arc::as_ref)));
         let pipeline = Pipeline {
             config: config.clone(),
             slot: slot.to_owned(),

@@ -24,10 +24,10 @@ impl InBinary {
         InBinary(Arc::new(AtomicBool::new(wanted)))
     }
 
-    /// Whether a session for these tables asks for it.
+    /// Whether it is asked for where rows of these tables come.
     #[must_use]
-    pub fn suits(&self, tables: &[Arc<TableSchema>]) -> bool {
-        self.0.load(Ordering::Relaxed) && tables.iter().all(|table| unknown(table).is_none())
+    pub fn suits<'a>(&self, tables: impl IntoIterator<Item = &'a TableSchema>) -> bool {
+        self.0.load(Ordering::Relaxed) && tables.into_iter().all(|table| unknown(table).is_none())
     }
 
     /// Whether a session that asked for it can go on with a table that has this shape now.
@@ -74,6 +74,12 @@ impl Keep {
             true => Keep::AsText(Encoding::of_column(&table.columns[place])),
             false => Keep::AsTheyCome,
         }
+    }
+
+    /// What becomes of those of each column of a table.
+    #[must_use]
+    pub fn all(table: &TableSchema) -> Vec<Keep> {
+        (0..table.columns.len()).map(|place| Keep::of(table, place)).collect()
     }
 
     /// Appends one to a row.

@@ -199,7 +199,7 @@ fn absorb(hasher: &mut blake3::Hasher, row: &Row) {
             }
             // Only logs have such values, and tables are compared. A mark of its own differs.
             Cell::Binary(value) => {
-                hasher.update(&[3]).update(value);
+                hasher.update(&[3]).update(&(value.len() as u64).to_le_bytes()).update(value);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ChunkRequest;
-use crate::error::Kind;
+use crate::error::{Error, Kind};
 use crate::postgres::values::InBinary;
 
 const TYPES: &str = "CREATE TABLE t (a numeric(9, 2), b timestamptz, k name, big text, bo boolean, \
@@ -26,6 +26,16 @@ impl Fixture {
         let mut stream = self.open(from).await;
         let transactions = self.read_all(&mut stream).await;
         transactions.into_iter().flat_map(|transaction| transaction.changes).collect()
+    }
+}
+
+async fn until_error(stream: &mut Box<dyn ChangeStream>) -> (Vec<Change>, Error) {
+    let mut changes = Vec::new();
+    loop {
+        match stream.next().await {
+            Ok(transaction) => changes.extend(transaction.changes),
+            Err(error) => return (changes, error),
+        }
     }
 }
 
@@ -124,11 +134,7 @@ async fn a_strangers_table_without_a_binary_form_has_the_log_read_as_text() {
             .run("INSERT INTO other.u VALUES (ARRAY[makeaclitem(10, 10, 'SELECT', true)])")
             .await;
         let mut stream = fixture.open(&from).await;
-        let error = loop {
-            if let Err(error) = stream.next().await {
-                break error;
-            }
-        };
+        let (_, error) = until_error(&mut stream).await;
         assert_eq!((error.kind, error.code), (Kind::Transient, Code::Protocol));
         assert!(error.message.contains("will be read as text"), "{}", error.message);
         drop(stream);
@@ -148,13 +154,7 @@ async fn a_column_of_such_a_type_ends_the_session_and_the_next_one_reads_text() 
         fixture.run("ALTER TABLE t ADD COLUMN b interval").await;
         fixture.run("INSERT INTO t VALUES (2, 'b', '1 day')").await;
         let mut stream = fixture.source.stream(&from, EPOCH, &before, &[]).await.unwrap();
-        let mut changes = Vec::new();
-        let error = loop {
-            match stream.next().await {
-                Ok(transaction) => changes.extend(transaction.changes),
-                Err(error) => break error,
-            }
-        };
+        let (changes, error) = until_error(&mut stream).await;
         assert_eq!((error.kind, error.code), (Kind::Transient, Code::SchemaChange));
         assert!(error.message.contains("public.t has got column b, which"), "{}", error.message);
         assert!(changes.len() < 2);
