@@ -1,7 +1,8 @@
 //! The task of a bulk read: makes its calls, one after the other, and takes what they give out off the
-//! network before anybody wants it, within bounds. Two sessions do so in turns: while one sends the rows
-//! of a call, the other one decodes the next. Where there is no room for a second one, the first does
-//! all of it. Begun and listened to by `bulk.rs`.
+//! network before anybody wants it, within bounds. Two sessions do so, each with every other call: as
+//! soon as one has sent all rows of its call, it begins the one after the other's, which may still be
+//! decoding. Where there is no room for a second one, the first does all of it. Begun and listened to by
+//! `bulk.rs`.
 //!
 //! Surprise: when nothing is left that is worth a call, the task waits until everything is durable.
 //! Only then can the slot be moved; a stream that begins before reads the log again from where the
@@ -98,7 +99,7 @@ pub struct Ahead {
     outlet: Outlet,
 }
 
-/// The session that makes the next call while the rows of one are handed on.
+/// The session that makes the next call while one is decoded and its rows are handed on.
 struct Second {
     door: Door,
     reader: Option<Reader>,
@@ -206,10 +207,9 @@ impl Ahead {
         Ok(Begun::Call(Call::new(place, next)))
     }
 
-    /// Hands the rows of a call on, and meanwhile has the next one begun, if there is one. Also
-    /// returns what the server has against the call.
+    /// Waits for the rows of a call and hands them on, and meanwhile has the next one begun, if there
+    /// is one. Also returns what the server has against the call.
     async fn call(&mut self, call: Call) -> Result<(Option<ServerError>, Option<Call>)> {
-        self.reader.decoded().await?;
         let (copy, durable) = (self.reader.copy().to_owned(), self.durable());
         let handed_on = self.outlet.hand_on(&mut self.reader);
         let (failed, next) = join(handed_on, self.second.follow(call, &copy, durable)).await;
@@ -236,7 +236,7 @@ impl Ahead {
 }
 
 impl Second {
-    /// Begins the call after this one, which a session with this copy has decoded, if there is one.
+    /// Begins the call after this one, which is the other session's, with this copy, if there is one.
     async fn follow(&mut self, call: Call, copy: &str, durable: Lsn) -> Option<Call> {
         let left = call.end.0.saturating_sub(call.upto.0);
         if self.given_up || left < self.door.above {
@@ -255,15 +255,13 @@ impl Second {
             Some(reader) => reader,
             None => self.reader.insert(Reader::open(&self.door).await?),
         };
-        let place = reader.place_of(copy).await?;
-        match place.next_call(self.door.above, CALL) {
-            Some(next) if place.confirmed >= call.upto => {
-                reader.follow(copy, place.confirmed).await?;
-                reader.begin_call(next, durable).await?;
-                Ok(Some(Call::new(place, next)))
-            }
-            _ => Ok(None),
-        }
+        let place = Place { confirmed: call.upto, ..reader.place_of(copy).await? };
+        let Some(upto) = place.next_call(self.door.above, CALL) else {
+            return Ok(None);
+        };
+        let from = reader.follow(copy, call.upto).await?;
+        reader.begin_call(upto, durable).await?;
+        Ok(Some(Call { from, upto, end: place.end }))
     }
 
     async fn close(self) {
@@ -275,8 +273,9 @@ impl Second {
 }
 
 impl Outlet {
-    /// Hands the rows of a call on. Returns what the server has against it.
+    /// Hands the rows of a call on, once they are there. Returns what the server has against it.
     async fn hand_on(&self, reader: &mut Reader) -> Result<Option<ServerError>> {
+        reader.decoded().await?;
         loop {
             let rows = match reader.given().await? {
                 Given::Rows(rows) => rows,

@@ -30,6 +30,10 @@ const CALL_MAX: u64 = 64;
 /// it once more costs the server about an eighth of what streaming it costs (measured: 1.4 and 12 CPU
 /// seconds a GiB).
 const AGAIN_MAX: u64 = 4;
+/// Calls end at a multiple of this, the largest page that a log may have. A record that begins
+/// before the end of a page ends there or later, so a call decodes the records that begin before
+/// its end, and no other.
+const PAGE: u64 = 64 << 10;
 
 /// Where a slot is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +54,8 @@ impl Place {
         let call = again.clamp(least * above, CALL_MAX * above);
         // A rest is taken along rather than left for a call of its own.
         let call = if new < 2 * call { new } else { call };
-        (new >= above && again <= AGAIN_MAX * call).then_some(Lsn(self.confirmed.0 + call))
+        let upto = (self.confirmed.0 + call).next_multiple_of(PAGE).min(self.end.0);
+        (new >= above && again <= AGAIN_MAX * call).then_some(Lsn(upto))
     }
 }
 
@@ -83,8 +88,14 @@ mod tests {
     #[test]
     fn a_call_takes_a_bounded_piece_but_at_least_what_is_read_again() {
         let check = |(restart, confirmed, end), expected: Option<u64>| {
-            let place = Place { restart: Lsn(restart), confirmed: Lsn(confirmed), end: Lsn(end) };
-            assert_eq!(place.next_call(10, 4), expected.map(Lsn), "{place:?}");
+            let [restart, confirmed, end] =
+                [restart, confirmed, end].map(|pages| Lsn(pages * PAGE));
+            let next = Place { restart, confirmed, end }.next_call(10 * PAGE, 4);
+            assert_eq!(
+                next,
+                expected.map(|pages| Lsn(pages * PAGE)),
+                "{restart} {confirmed} {end}"
+            );
         };
         check((1000, 1000, 1009), None);
         check((1000, 1000, 1010), Some(1010));
@@ -97,5 +108,17 @@ mod tests {
         check((0, 1000, 1250), Some(1250));
         check((0, 2560, 9000), Some(3200));
         check((0, 2561, 9000), None);
+    }
+
+    #[test]
+    fn a_call_ends_with_a_page_or_with_the_log() {
+        let upto = |confirmed, end| {
+            let place = Place { restart: Lsn(confirmed), confirmed: Lsn(confirmed), end: Lsn(end) };
+            place.next_call(100, 4).map(|upto| upto.0)
+        };
+        assert_eq!(upto(PAGE + 1, 9 * PAGE), Some(2 * PAGE));
+        assert_eq!(upto(PAGE - 399, 9 * PAGE), Some(2 * PAGE));
+        assert_eq!(upto(PAGE - 400, 9 * PAGE), Some(PAGE));
+        assert_eq!(upto(PAGE + 1, PAGE + 5000), Some(PAGE + 5000));
     }
 }

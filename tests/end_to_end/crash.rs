@@ -87,7 +87,8 @@ async fn s01_killed_while_it_reads_the_log_in_bulk(pair: Pair) {
     world.catch_up().await;
     let shop = Shop::start(&world.from, 2, 1, Duration::from_millis(5));
     let flood = "INSERT INTO wide (v) SELECT repeat('x', 1800) FROM generate_series(1, 3000);";
-    let reads_in_bulk = "SELECT count(*) FROM pg_replication_slots WHERE temporary";
+    // By one session or by two.
+    let reads_in_bulk = "SELECT least(count(*), 1) FROM pg_replication_slots WHERE temporary";
     let mut dice = Dice::new(4);
     for round in 0..5 {
         // 20 MiB and more.
