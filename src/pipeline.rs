@@ -104,14 +104,14 @@ impl Pipeline {
     async fn replicate(&self, ready: Ready, session: &mut Session) -> Result<()> {
         let Ready { mut target, fence, checkpoint, tables, schemas, earlier, fresh } = ready;
         let epoch = checkpoint.version.epoch;
+        if session.until_current && session.mark.is_none() {
+            session.mark = Some(self.source.mark(epoch).await?);
+        }
         let opened = self.source.stream(&checkpoint.position, epoch, &schemas, &earlier).await;
         let stream = match opened {
             Ok(stream) => stream,
             Err(error) => return Err(unless_fenced(target.as_mut(), fence, error).await),
         };
-        if session.until_current && session.mark.is_none() {
-            session.mark = Some(self.source.mark(epoch).await?);
-        }
         let tables = Arc::new(tables);
         let floor = Floor::new(checkpoint.version);
         let gates = Arc::new(Gates::default());

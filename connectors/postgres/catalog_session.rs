@@ -11,13 +11,13 @@ use tokio_postgres::Client;
 
 use super::catalog::{self, CatalogTable};
 use super::config::Config;
+use super::connect;
 use super::feed::{ANSWER, HEARTBEAT};
 use super::lsn::Lsn;
 use super::pgoutput;
 use super::source_sql as sql;
 use super::transaction::Relation;
 use super::visibility::Snapshot;
-use super::{connect, session};
 use crate::error::{Code, Error, Result};
 use crate::schema::TableSchema;
 
@@ -25,13 +25,13 @@ use crate::schema::TableSchema;
 pub struct CatalogSession {
     config: Arc<Config>,
     slot: String,
-    client: Option<Client>,
+    client: Option<Arc<Client>>,
     tables: Vec<Arc<TableSchema>>,
     asking: Option<Asking>,
 }
 
 /// A question, which has the connection until it is answered.
-type Asking = Pin<Box<dyn Future<Output = Result<(Client, Answer)>> + Send>>;
+type Asking = Pin<Box<dyn Future<Output = Result<(Arc<Client>, Answer)>> + Send>>;
 
 /// What the source said.
 pub struct Answer {
@@ -46,18 +46,15 @@ pub struct Answer {
 }
 
 impl CatalogSession {
-    /// Connects.
-    ///
-    /// # Errors
-    /// The connection.
-    pub async fn open(
+    /// Asks in this session, and in another one once it has ended.
+    pub fn new(
         config: Arc<Config>,
         slot: &str,
         tables: &[Arc<TableSchema>],
-    ) -> Result<CatalogSession> {
-        let client = Some(connect::connect(&config, &session::application(slot)).await?);
-        let tables = tables.to_vec();
-        Ok(CatalogSession { config, slot: slot.to_owned(), client, tables, asking: None })
+        client: Arc<Client>,
+    ) -> CatalogSession {
+        let (slot, tables) = (slot.to_owned(), tables.to_vec());
+        CatalogSession { config, slot, client: Some(client), tables, asking: None }
     }
 
     /// A transaction id above all that were given out before.
@@ -67,7 +64,7 @@ impl CatalogSession {
     pub async fn next_xid(&mut self) -> Result<u64> {
         let client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
-            None => connect::connect(&self.config, "driftless catalog").await?,
+            None => Arc::new(connect::connect(&self.config, "driftless catalog").await?),
         };
         let row = client.query_one(sql::NEXT_XID, &[]).await;
         let row = row.map_err(|error| connect::error("read the next transaction id", &error))?;
@@ -117,12 +114,12 @@ impl CatalogSession {
 async fn answer(
     config: Arc<Config>,
     slot: String,
-    client: Option<Client>,
+    client: Option<Arc<Client>>,
     table: Option<u32>,
-) -> Result<(Client, Answer)> {
+) -> Result<(Arc<Client>, Answer)> {
     let client = match client.filter(|client| !client.is_closed()) {
         Some(client) => client,
-        None => connect::connect(&config, "driftless catalog").await?,
+        None => Arc::new(connect::connect(&config, "driftless catalog").await?),
     };
     let row = client.query_one(sql::NOW, &[&slot]).await;
     let row = row.map_err(|error| connect::error("read the snapshot", &error))?;

@@ -1,11 +1,12 @@
 //! PostgreSQL as a source: the contract's methods, each a few lines over the files beside it.
 //!
-//! Surprise: each method opens its own session and closes it; only the stream and the readers
-//! keep theirs. A session of a source that is asked once a minute would be in its way.
+//! Surprise: a method opens its own session and closes it; only the stream and the readers keep
+//! theirs. A session of a source that is asked once a minute would be in its way. But a pipeline that
+//! begins asks one thing after another, in one session, which its stream has from then on.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tokio_postgres::Client;
@@ -20,6 +21,7 @@ use super::stream::{Opening, Stream};
 use super::streamed::Early;
 use super::values::InBinary;
 use super::visibility::CommitLog;
+use super::wire::Wire;
 use super::{catalog, check, connect, publication, subscribe};
 use crate::error::{Code, Error, Result};
 use crate::schema::{TablePatterns, TableSchema};
@@ -39,6 +41,15 @@ pub struct PostgresSource {
     read_ahead: usize,
     bulk_read_refused: Arc<AtomicBool>,
     commits: Arc<CommitLog>,
+    beginning: Mutex<Beginning>,
+}
+
+/// The sessions of a pipeline that begins, until its log is open.
+#[derive(Default)]
+struct Beginning {
+    client: Option<Arc<Client>>,
+    /// May read the log.
+    wire: Option<Wire>,
 }
 
 /// A source; nothing is connected yet.
@@ -64,12 +75,28 @@ pub fn source(url: &str, options: &SourceOptions) -> Result<PostgresSource> {
         read_ahead: options.read_ahead,
         bulk_read_refused: Arc::default(),
         commits: Arc::default(),
+        beginning: Mutex::default(),
     })
 }
 
 impl PostgresSource {
     async fn session(&self) -> Result<Client> {
         connect::connect(&self.config, &session::application(&self.slot)).await
+    }
+
+    /// The session of a pipeline that begins.
+    async fn beginning(&self) -> Result<Arc<Client>> {
+        let kept = self.kept(|kept| kept.client.clone());
+        if let Some(client) = kept.filter(|client| !client.is_closed()) {
+            return Ok(client);
+        }
+        let client = Arc::new(self.session().await?);
+        self.kept(|kept| kept.client = Some(client.clone()));
+        Ok(client)
+    }
+
+    fn kept<T>(&self, change: impl FnOnce(&mut Beginning) -> T) -> T {
+        change(&mut self.beginning.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The tables as the catalog has them now; each is still the one that is meant.
@@ -96,11 +123,11 @@ impl PostgresSource {
 #[async_trait]
 impl Source for PostgresSource {
     async fn check(&self, tables: &TablePatterns) -> Result<Vec<Finding>> {
-        check::check(&self.session().await?, &self.slot, tables).await
+        check::check(&*self.beginning().await?, &self.slot, tables).await
     }
 
     async fn tables(&self, tables: &TablePatterns) -> Result<Vec<Arc<TableSchema>>> {
-        let matching = catalog::matching(&self.session().await?, tables).await?;
+        let matching = catalog::matching(&*self.beginning().await?, tables).await?;
         matching.iter().map(|table| table.schema().map(Arc::new)).collect()
     }
 
@@ -109,10 +136,11 @@ impl Source for PostgresSource {
         tables: &[Arc<TableSchema>],
         resume: Option<Resume<'_>>,
     ) -> Result<Position> {
-        let client = self.session().await?;
+        let client = self.beginning().await?;
         let current = self.current(&client, tables).await?;
         let mut wire = session::login(&self.config, &self.slot).await?;
         let (identity, _) = session::identify(&mut wire).await?;
+        self.kept(|kept| kept.wire = Some(wire));
         let Some(Resume { position, relied_upon }) = resume else {
             let publication = publication::ensure(&client, &self.slot, &current).await?.id;
             let lsn = subscribe::create_slot(&client, &self.slot).await?;
@@ -134,7 +162,7 @@ impl Source for PostgresSource {
     }
 
     async fn subscription(&self) -> Result<Option<String>> {
-        let client = self.session().await?;
+        let client = self.beginning().await?;
         let slot = subscribe::slot(&client, &self.slot).await?;
         let publication = publication::find(&client, &self.slot).await?;
         Ok(match (slot.is_some(), publication.is_some()) {
@@ -175,8 +203,12 @@ impl Source for PostgresSource {
             read_ahead: self.read_ahead,
             bulk_read_refused: self.bulk_read_refused.clone(),
             commits: self.commits.clone(),
+            client: self.beginning().await?,
+            wire: self.kept(|kept| kept.wire.take()),
         };
-        Ok(Box::new(Stream::open(opening).await?))
+        let stream = Stream::open(opening).await?;
+        self.kept(|kept| kept.client = None);
+        Ok(Box::new(stream))
     }
 
     fn version_of(&self, position: &Position, epoch: u32) -> Result<Version> {
@@ -184,7 +216,11 @@ impl Source for PostgresSource {
     }
 
     async fn mark(&self, epoch: u32) -> Result<Version> {
-        let row = self.session().await?.query_one(sql::MARK, &[]).await;
+        let client = match self.kept(|kept| kept.client.clone()) {
+            Some(client) => client,
+            None => Arc::new(self.session().await?),
+        };
+        let row = client.query_one(sql::MARK, &[]).await;
         let row = row.map_err(|error| connect::error("write a marker into the log", &error))?;
         let marker: Lsn = row.get::<_, String>(0).parse()?;
         Ok(Version::at_log(epoch, marker.0))

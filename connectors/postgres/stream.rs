@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use tokio::time::{Instant, timeout_at};
+use tokio_postgres::Client;
 
 use super::catalog_session::CatalogSession;
 use super::config::Config;
@@ -22,6 +23,7 @@ use super::streamed::Early;
 use super::transaction::{Builder, Relation};
 use super::values::InBinary;
 use super::visibility::CommitLog;
+use super::wire::Wire;
 use crate::ChangeStream;
 use crate::change::{Timestamp, Transaction};
 use crate::error::Result;
@@ -59,6 +61,10 @@ pub struct Opening<'a> {
     pub bulk_read_refused: Arc<AtomicBool>,
     /// Shared with the readers.
     pub commits: Arc<CommitLog>,
+    /// A session to ask in.
+    pub client: Arc<Client>,
+    /// One that may read the log, if there is one already.
+    pub wire: Option<Wire>,
 }
 
 /// The log of one pipeline.
@@ -86,7 +92,13 @@ impl Stream {
     pub async fn open(opening: Opening<'_>) -> Result<Stream> {
         let Opening { config, slot, from, commits, .. } = opening;
         commits.opening(opening.epoch, from.log);
-        let (wire, end) = session::login_to(config, slot, &from.identity).await?;
+        let (wire, end) = match opening.wire {
+            Some(mut wire) => {
+                let end = session::identify_as(&mut wire, &from.identity).await?;
+                (wire, end)
+            }
+            None => session::login_to(config, slot, &from.identity).await?,
+        };
         let in_binary = Some(opening.in_binary)
             .filter(|values| values.suits(opening.tables.iter().map(Arc::as_ref)));
         let pipeline = Pipeline {
@@ -101,7 +113,7 @@ impl Stream {
             bulk_read_refused: opening.bulk_read_refused,
         };
         let feed = Feed::open(pipeline, wire, from.lsn, end).await?;
-        let mut catalog = CatalogSession::open(config.clone(), slot, opening.tables).await?;
+        let mut catalog = CatalogSession::new(config.clone(), slot, opening.tables, opening.client);
         commits.opened(catalog.next_xid().await?);
         Ok(Stream {
             feed,
