@@ -8,6 +8,7 @@ use connectors::ChangeStream;
 use connectors::change::Transaction;
 use connectors::error::Result;
 use connectors::version::{Position, Version};
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -17,6 +18,8 @@ use crate::queue::Sender;
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(100);
 /// How often the source hears from us at all.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
+/// How many transactions are read before anything else is looked at.
+const AT_A_TIME: usize = 64;
 
 /// What the reader is given.
 pub struct Reader {
@@ -61,14 +64,33 @@ impl Reader {
                     }
                 }
                 next = stream.next(), if waiting.is_none() => {
-                    // Mostly there is room, and nothing to be waited for.
-                    waiting = unless_repeated(next?, *resumed_from).and_then(|next| queue.offer(next));
+                    waiting = hand_on(next?, stream.as_mut(), queue, *resumed_from)?;
                 }
             }
         }
         let durable = self.durable.borrow().clone();
         self.stream.close(&durable).await
     }
+}
+
+/// Hands a transaction on, and those that have arrived behind it: to look at everything else in
+/// between costs more than a small transaction does. Returns the one for which there is no room.
+fn hand_on(
+    first: Transaction,
+    stream: &mut dyn ChangeStream,
+    queue: &Sender,
+    resumed_from: Version,
+) -> Result<Option<Transaction>> {
+    let offer = |next| unless_repeated(next, resumed_from).and_then(|next| queue.offer(next));
+    let mut waiting = offer(first);
+    for _ in 1..AT_A_TIME {
+        if waiting.is_some() {
+            break;
+        }
+        let Some(next) = stream.next().now_or_never() else { break };
+        waiting = offer(next?);
+    }
+    Ok(waiting)
 }
 
 async fn set(flag: &mut watch::Receiver<bool>) {

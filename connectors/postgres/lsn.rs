@@ -19,8 +19,22 @@ use crate::version::Position;
 pub struct Lsn(pub u64);
 
 impl fmt::Display for Lsn {
+    // `{:X}` would be written in three parts, and every transaction writes two of them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:X}/{:X}", self.0 >> 32, self.0 as u32)
+        let mut text = [b'/'; 17];
+        let (mut at, halves) = (text.len(), [self.0 & 0xffff_ffff, self.0 >> 32]);
+        for (place, mut half) in halves.into_iter().enumerate() {
+            at -= place;
+            loop {
+                at -= 1;
+                text[at] = b"0123456789ABCDEF"[(half & 15) as usize];
+                half >>= 4;
+                if half == 0 {
+                    break;
+                }
+            }
+        }
+        f.write_str(str::from_utf8(&text[at..]).map_err(|_| fmt::Error)?)
     }
 }
 
