@@ -35,6 +35,8 @@ pub struct Merger {
     shapes: HashMap<usize, usize, RandomState>,
     rows: usize,
     bytes: usize,
+    /// How many rows each table had in the batch before: so much room it gets at once.
+    before: HashMap<TableName, usize, RandomState>,
 }
 
 /// What a batch does to one table, and what the target cannot know about it.
@@ -98,6 +100,8 @@ impl Merger {
     /// The batch, by name of the table and within it in the order of the log. Leaves it empty.
     pub fn take(&mut self) -> Vec<MergedTable> {
         let Merger { tables, names, .. } = std::mem::take(self);
+        let rows = |(name, place): (&TableName, &usize)| (name.clone(), tables[*place].count());
+        self.before = names.iter().map(rows).collect();
         let mut tables: Vec<Option<MergingTable>> = tables.into_iter().map(Some).collect();
         let by_name = names.into_values().filter_map(|place| tables[place].take());
         by_name.map(MergingTable::finish).collect()
@@ -115,7 +119,8 @@ impl Merger {
     ) -> Result<()> {
         let place = self.place(table).unwrap_or_else(|| {
             let place = self.tables.len();
-            self.tables.push(MergingTable::new(table));
+            let expected = self.before.get(&table.name).copied().unwrap_or(0);
+            self.tables.push(MergingTable::new(table, expected));
             self.names.insert(table.name.clone(), place);
             self.shapes.insert(address(table), place);
             place

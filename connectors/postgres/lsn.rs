@@ -3,7 +3,7 @@
 //! Surprise: a bookmark has two places. `lsn` is where to resume (the end of the last commit),
 //! `log` is what versions are made of (the start of its commit record).
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -18,23 +18,33 @@ use crate::version::Position;
 #[serde(into = "String", try_from = "String")]
 pub struct Lsn(pub u64);
 
-impl fmt::Display for Lsn {
-    // `{:X}` would be written in three parts, and every transaction writes two of them.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [b'/'; 17];
-        let (mut at, halves) = (text.len(), [self.0 & 0xffff_ffff, self.0 >> 32]);
+impl Lsn {
+    /// As it is written, in this memory.
+    fn text(self, memory: &mut [u8; Lsn::TEXT_MAX]) -> &str {
+        let (mut at, halves) = (memory.len(), [self.0 & 0xffff_ffff, self.0 >> 32]);
         for (place, mut half) in halves.into_iter().enumerate() {
-            at -= place;
+            if place > 0 {
+                at -= 1;
+                memory[at] = b'/';
+            }
             loop {
                 at -= 1;
-                text[at] = b"0123456789ABCDEF"[(half & 15) as usize];
+                memory[at] = b"0123456789ABCDEF"[(half & 15) as usize];
                 half >>= 4;
                 if half == 0 {
                     break;
                 }
             }
         }
-        f.write_str(str::from_utf8(&text[at..]).map_err(|_| fmt::Error)?)
+        str::from_utf8(&memory[at..]).unwrap_or_default()
+    }
+
+    const TEXT_MAX: usize = 17;
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text(&mut [0; Lsn::TEXT_MAX]))
     }
 }
 
@@ -96,9 +106,16 @@ impl Bookmark {
         let Bookmark { identity: LogIdentity { system, timeline }, publication, lsn, log } = self;
         // As serde writes it, but in one go, because every transaction has one; the system identifier
         // is digits only.
-        Position(format!(
-            r#"{{"system":"{system}","timeline":{timeline},"publication":{publication},"lsn":"{lsn}","log":"{log}"}}"#
-        ))
+        let mut text = String::with_capacity(system.len() + 128);
+        text += r#"{"system":""#;
+        text += system;
+        // Writing to memory cannot fail.
+        let _ = write!(text, r#"","timeline":{timeline},"publication":{publication},"lsn":""#);
+        text += lsn.text(&mut [0; Lsn::TEXT_MAX]);
+        text += r#"","log":""#;
+        text += log.text(&mut [0; Lsn::TEXT_MAX]);
+        text += r#""}"#;
+        Position(text)
     }
 
     /// Reads the opaque form.

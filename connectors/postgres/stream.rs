@@ -82,6 +82,8 @@ pub struct Stream {
     committed_at: Option<Timestamp>,
     /// Where we were when we last looked how far away the end of the log is.
     looked_at: Lsn,
+    /// What comes next.
+    ready: Option<Transaction>,
 }
 
 impl Stream {
@@ -125,17 +127,22 @@ impl Stream {
             idle: None,
             idle_from: Instant::now(),
             committed_at: None,
+            ready: None,
         })
     }
 
     /// Works on what comes next, or on the lack of it.
-    async fn step(&mut self) -> Result<Option<Transaction>> {
+    // What comes of it is left in `ready`: to hand it from one to the other is dearer than to make it.
+    async fn step(&mut self) -> Result<()> {
         self.look().await?;
         let item = match self.idle {
             None => self.feed.peek().await?,
             Some(_) => match timeout_at(self.idle_from, self.feed.peek()).await {
                 Ok(item) => item?,
-                Err(_) => return Ok(self.emit_idle()),
+                Err(_) => {
+                    self.be_idle();
+                    return Ok(());
+                }
             },
         };
         match item {
@@ -145,8 +152,10 @@ impl Stream {
                 if !self.builder.in_transaction() && place > self.builder.reached().lsn {
                     self.idle = Some(place);
                 }
-                let due = Instant::now() >= self.idle_from || self.feed.is_settling();
-                Ok(if due { self.emit_idle() } else { None })
+                if Instant::now() >= self.idle_from || self.feed.is_settling() {
+                    self.be_idle();
+                }
+                Ok(())
             }
         }
     }
@@ -166,13 +175,13 @@ impl Stream {
         Ok(())
     }
 
-    fn emit_idle(&mut self) -> Option<Transaction> {
-        let place = self.idle.take()?;
+    fn be_idle(&mut self) {
+        let Some(place) = self.idle.take() else { return };
         self.idle_from = Instant::now() + IDLE_INTERVAL;
         self.commits.reached(place);
         // A pipeline that is behind is not current as of now.
         let at = self.committed_at.filter(|_| self.feed.is_behind()).unwrap_or_else(now);
-        Some(self.builder.idle(place, at))
+        self.ready = Some(self.builder.idle(place, at));
     }
 
     /// What of our log is durable. The server believes whatever it is told, even what it has not
@@ -187,9 +196,9 @@ impl Stream {
     }
 
     /// Takes the message that was found.
-    async fn message(&mut self) -> Result<Option<Transaction>> {
+    async fn message(&mut self) -> Result<()> {
         let message = pgoutput::decode(self.feed.message()?)?;
-        let transaction = match &message {
+        self.ready = match &message {
             Message::Relation(relation) => {
                 let meaning = self.catalog.resolve(relation).await?;
                 if let (Some(in_binary), Relation::Table(shape)) = (&self.in_binary, &meaning) {
@@ -211,10 +220,10 @@ impl Stream {
             _ => self.builder.feed(&message)?,
         };
         self.feed.consume();
-        if transaction.as_ref().is_some_and(|transaction| transaction.complete) {
+        if self.ready.as_ref().is_some_and(|transaction| transaction.complete) {
             self.commits.reached(self.builder.reached().log);
         }
-        Ok(transaction)
+        Ok(())
     }
 }
 
@@ -222,7 +231,8 @@ impl Stream {
 impl ChangeStream for Stream {
     async fn next(&mut self) -> Result<Transaction> {
         loop {
-            if let Some(transaction) = self.step().await? {
+            self.step().await?;
+            if let Some(transaction) = self.ready.take() {
                 return Ok(transaction);
             }
         }

@@ -47,9 +47,10 @@ struct Upsert {
 }
 
 impl MergingTable {
-    /// Nothing so far.
-    pub fn new(table: &Arc<TableSchema>) -> MergingTable {
-        let (table, rows) = (table.clone(), IndexMap::default());
+    /// Nothing so far, and room for so many rows.
+    pub fn new(table: &Arc<TableSchema>, rows: usize) -> MergingTable {
+        let rows = IndexMap::with_capacity_and_hasher(rows, RandomState::default());
+        let table = table.clone();
         MergingTable { table, truncated: None, rows, bytes: 0 }
     }
 
@@ -118,7 +119,8 @@ impl MergingTable {
     /// What it comes to.
     pub fn finish(self) -> MergedTable {
         let truncated = self.truncated;
-        let (mut deletes, mut upserts, mut orphans) = (Vec::new(), Vec::new(), Vec::new());
+        let mut upserts = Vec::with_capacity(self.rows.len());
+        let (mut deletes, mut orphans) = (Vec::new(), Vec::new());
         for (key, merging) in self.rows {
             match (merging.upsert, merging.deleted) {
                 (Some(upsert), deleted) => {
