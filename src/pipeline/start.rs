@@ -31,9 +31,9 @@ pub(super) struct Ready {
 
 impl Pipeline {
     pub(super) async fn prepare(&self, session: &Session) -> Result<Ready> {
-        let mut target = (self.connect_target)().await?;
-        // In this order: whoever subscribes has claimed the target before.
-        let subscription = self.source.subscription().await?;
+        let (mut target, subscription) =
+            tokio::try_join!((self.connect_target)(), self.source.subscription())?;
+        // After the source was asked: whoever subscribes has claimed the target before.
         let recalled = target.recall().await?;
         let saved = blocking(|| self.store.checkpoint()).map_err(|error| state_error(&error))?;
         let tasks = blocking(|| self.store.tasks()).map_err(|error| state_error(&error))?;
