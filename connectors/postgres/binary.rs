@@ -124,28 +124,23 @@ impl Encoding {
     }
 
     /// How a source sends the values of a column in binary; `None` if there is no way back from it to
-    /// their text. A target's column has the same type.
+    /// their text. A target's column has the same type, or is a text for an enum.
     #[must_use]
     pub fn of_column(column: &Column) -> Option<Encoding> {
-        let native = column.native.as_deref()?;
-        Some(match column.column_type {
-            ColumnType::Bool => Encoding::Bool,
-            ColumnType::Int16 => Encoding::Int16,
-            ColumnType::Int32 => Encoding::Int32,
-            ColumnType::Int64 => Encoding::Int64,
-            ColumnType::Float32 => Encoding::Float32,
-            ColumnType::Float64 => Encoding::Float64,
-            ColumnType::Numeric => Encoding::Numeric,
-            ColumnType::Json if native == "jsonb" => Encoding::Jsonb,
-            ColumnType::Text | ColumnType::Json => Encoding::Text,
-            ColumnType::Bytes => Encoding::Bytes,
-            ColumnType::Date => Encoding::Date,
-            ColumnType::Time => Encoding::Time,
-            ColumnType::Timestamp => Encoding::Timestamp,
-            ColumnType::TimestampTz => Encoding::TimestampTz,
-            ColumnType::Uuid => Encoding::Uuid,
-            ColumnType::Duration | ColumnType::Other => return None,
-        })
+        match &column.native {
+            Some(name) => Encoding::of_name(name),
+            // An enum is sent as its label.
+            None => (column.column_type == ColumnType::Text).then_some(Encoding::Text),
+        }
+    }
+
+    /// As `of_column`, of a built-in type as `format_type` spells it.
+    fn of_name(name: &str) -> Option<Encoding> {
+        if let Some(element) = name.strip_suffix("[]") {
+            Encoding::of_name(element)?;
+            return Some(Encoding::Array(type_named(element)?));
+        }
+        Encoding::of(type_named(name)?).filter(|encoding| *encoding != Encoding::Char)
     }
 
     /// Appends a value with its length; `None` if its text is not canonical, and then what was
@@ -200,40 +195,57 @@ impl Encoding {
 
 /// The OID of the elements' type, for arrays of types that have an encoding.
 fn element_type(array: u32) -> Option<u32> {
-    const ARRAYS: [(u32, u32); 30] = [
-        (199, 114),
-        (651, 650),
-        (775, 774),
-        (1000, 16),
-        (1001, 17),
-        (1002, 18),
-        (1003, 19),
-        (1005, 21),
-        (1007, 23),
-        (1009, 25),
-        (1014, 1042),
-        (1015, 1043),
-        (1016, 20),
-        (1021, 700),
-        (1022, 701),
-        (1028, 26),
-        (1040, 829),
-        (1041, 869),
-        (1115, 1114),
-        (1182, 1082),
-        (1183, 1083),
-        (1185, 1184),
-        (1187, 1186),
-        (1231, 1700),
-        (1270, 1266),
-        (1561, 1560),
-        (1563, 1562),
-        (2951, 2950),
-        (3221, 3220),
-        (3807, 3802),
-    ];
-    ARRAYS.iter().find(|(id, _)| *id == array).map(|(_, element)| *element)
+    TYPES.iter().find(|(_, _, of_array)| *of_array == array).map(|(_, element, _)| *element)
 }
+
+/// The OID of a type with this name, for types that have an encoding. Between the words of the name
+/// there may be a modifier: `timestamp(3) without time zone`.
+fn type_named(name: &str) -> Option<u32> {
+    let (first, rest) = name.split_once('(').unwrap_or((name, ""));
+    let plain = [first, rest.split_once(')').map_or("", |(_, rest)| rest)].concat();
+    let plain = match plain.split(' ').next() {
+        // Of an interval the words say what is kept of it.
+        Some("interval") => "interval",
+        Some("bpchar") => "character",
+        _ => &plain,
+    };
+    TYPES.iter().find(|(name, _, _)| *name == plain).map(|(_, id, _)| *id)
+}
+
+/// The types that have an encoding: how `format_type` spells them, their OIDs, and those of their
+/// arrays.
+const TYPES: [(&str, u32, u32); 30] = [
+    ("\"char\"", 18, 1002),
+    ("bigint", 20, 1016),
+    ("bit varying", 1562, 1563),
+    ("bit", 1560, 1561),
+    ("boolean", 16, 1000),
+    ("bytea", 17, 1001),
+    ("character varying", 1043, 1015),
+    ("character", 1042, 1014),
+    ("cidr", 650, 651),
+    ("date", 1082, 1182),
+    ("double precision", 701, 1022),
+    ("inet", 869, 1041),
+    ("integer", 23, 1007),
+    ("interval", 1186, 1187),
+    ("json", 114, 199),
+    ("jsonb", 3802, 3807),
+    ("macaddr", 829, 1040),
+    ("macaddr8", 774, 775),
+    ("name", 19, 1003),
+    ("numeric", 1700, 1231),
+    ("oid", 26, 1028),
+    ("pg_lsn", 3220, 3221),
+    ("real", 700, 1021),
+    ("smallint", 21, 1005),
+    ("text", 25, 1009),
+    ("time with time zone", 1266, 1270),
+    ("time without time zone", 1083, 1183),
+    ("timestamp with time zone", 1184, 1185),
+    ("timestamp without time zone", 1114, 1115),
+    ("uuid", 2950, 2951),
+];
 
 /// A name has fewer bytes.
 const NAME_BYTES: usize = 64;

@@ -136,11 +136,13 @@ pub async fn by_ids(client: &Client, ids: &[u32]) -> Result<Vec<CatalogTable>> {
 
 fn column(row: &tokio_postgres::Row) -> CatalogColumn {
     let base_type_id: u32 = row.get(4);
-    let built_in: bool = row.get(6);
+    let (built_in, is_enum): (bool, bool) = (row.get(6), row.get(8));
+    // Its values are labels.
+    let column_type = if is_enum { ColumnType::Text } else { column_type(base_type_id) };
     CatalogColumn {
         column: Column {
             name: row.get(2),
-            column_type: column_type(base_type_id),
+            column_type,
             native: built_in.then(|| row.get(5)),
             id: row.get::<_, i32>(1).cast_unsigned(),
         },

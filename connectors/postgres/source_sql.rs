@@ -24,7 +24,8 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = ANY ($1) AND c.relkind IN ('r', 'p')";
 
 /// The columns of the tables `$1`: table, number, name, declared type, base type (domains taken
-/// off), its SQL name, whether every server has it, whether the column is generated.
+/// off), its SQL name, whether every server has it, whether the column is generated, whether the
+/// type is an enum.
 pub const COLUMNS: &str = "\
 WITH RECURSIVE typed AS (
   SELECT a.attrelid, a.attnum, a.atttypid AS typid, a.atttypmod AS typmod
@@ -36,7 +37,8 @@ WITH RECURSIVE typed AS (
 )
 SELECT a.attrelid, a.attnum::int4, a.attname::text, a.atttypid, t.oid,
        format_type(t.oid, d.typmod),
-       t.oid < 16384 AND t.typnamespace = 'pg_catalog'::regnamespace, a.attgenerated <> ''
+       t.oid < 16384 AND t.typnamespace = 'pg_catalog'::regnamespace, a.attgenerated <> '',
+       t.typtype = 'e'
 FROM typed d
 JOIN pg_type t ON t.oid = d.typid AND t.typtype <> 'd'
 JOIN pg_attribute a ON a.attrelid = d.attrelid AND a.attnum = d.attnum

@@ -1,7 +1,8 @@
-//! Arrays of one dimension in binary, of canonical text: `{1,NULL,"two words"}`. Others are left to
-//! text. Surprise: only what is not in quotes can be NULL.
+//! Arrays of one dimension in binary, of canonical text: `{1,NULL,"two words"}`; others are left to
+//! text. And back, of any number of dimensions. Surprise: only what is not in quotes can be NULL.
 
 use std::borrow::Cow;
+use std::io::Write as _;
 
 use super::{Encoding, push_null};
 
@@ -82,6 +83,93 @@ fn unquoted(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
             }
         }
     }
+}
+
+/// Appends the text of an array.
+pub fn push_text(value: &[u8], element_type: u32, out: &mut Vec<u8>) -> Option<()> {
+    let encoding = Encoding::of(element_type)?;
+    let ([dimensions, _, found_type], mut rest) = numbers(value)?;
+    // The server has no more dimensions.
+    if found_type != element_type || dimensions > 6 {
+        return None;
+    }
+    let (mut lengths, mut bounds, mut is_plain) = (Vec::new(), Vec::new(), true);
+    for _ in 0..dimensions {
+        let ([length, first], after) = numbers(rest)?;
+        let first = i64::from(first.cast_signed());
+        let _ = write!(bounds, "[{first}:{}]", first + i64::from(length) - 1);
+        is_plain &= first == 1;
+        lengths.push(length as usize);
+        rest = after;
+    }
+    if !is_plain {
+        out.extend_from_slice(&bounds);
+        out.push(b'=');
+    }
+    let count = lengths.iter().try_fold(1, |count: usize, length| count.checked_mul(*length))?;
+    if lengths.is_empty() || count == 0 {
+        out.extend_from_slice(b"{}");
+        return rest.is_empty().then_some(());
+    }
+    // How many elements a brace of each dimension holds.
+    let blocks: Vec<usize> = (0..lengths.len()).map(|at| lengths[at..].iter().product()).collect();
+    let mut text = Vec::new();
+    for place in 1..=count {
+        let begun = blocks.iter().filter(|block| (place - 1) % **block == 0);
+        out.extend(begun.map(|_| b'{'));
+        let ([length], after) = numbers(rest)?;
+        rest = match usize::try_from(length.cast_signed()) {
+            Ok(length) => {
+                let (element, after) = after.split_at_checked(length)?;
+                text.clear();
+                encoding.push_text(element, &mut text)?;
+                push_element(&text, out);
+                after
+            }
+            Err(_) => {
+                out.extend_from_slice(b"NULL");
+                after
+            }
+        };
+        let ended = blocks.iter().filter(|block| place % **block == 0);
+        out.extend(ended.map(|_| b'}'));
+        if place < count {
+            out.push(b',');
+        }
+    }
+    rest.is_empty().then_some(())
+}
+
+/// Appends the text of an element, in quotes if it needs them.
+fn push_element(text: &[u8], out: &mut Vec<u8>) {
+    let needs_quotes =
+        |&byte: &u8| matches!(byte, b'{' | b'}' | b'"' | b'\\' | b',') || is_space(byte);
+    let is_plain = !text.is_empty() && !text.eq_ignore_ascii_case(b"null");
+    if is_plain && !text.iter().any(needs_quotes) {
+        out.extend_from_slice(text);
+        return;
+    }
+    out.push(b'"');
+    for &byte in text {
+        if matches!(byte, b'"' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(byte);
+    }
+    out.push(b'"');
+}
+
+/// What an array takes for a space.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | 0x09..=0x0d)
+}
+
+/// The numbers that bytes begin with, and what follows them.
+fn numbers<const COUNT: usize>(bytes: &[u8]) -> Option<([u32; COUNT], &[u8])> {
+    let (numbers, rest) = bytes.split_at_checked(4 * COUNT)?;
+    let (numbers, _) = numbers.as_chunks();
+    let numbers = <[[u8; 4]; COUNT]>::try_from(numbers).ok()?;
+    Some((numbers.map(u32::from_be_bytes), rest))
 }
 
 fn push_numbers<const COUNT: usize>(numbers: [u32; COUNT], out: &mut Vec<u8>) {

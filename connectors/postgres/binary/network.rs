@@ -1,6 +1,7 @@
-//! Network addresses in binary, of canonical text.
+//! Network addresses in binary, of canonical text, and back.
 
-use std::net::IpAddr;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 
 const FAMILY_4: u8 = 2;
 const FAMILY_6: u8 = 3;
@@ -39,4 +40,27 @@ fn behind(address: IpAddr, bits: u8) -> u128 {
         IpAddr::V6(address) => address.to_bits(),
     };
     number.checked_shl(u32::from(bits)).unwrap_or(0)
+}
+
+/// Appends the text of an address or a network. Only a network always says how long its mask is.
+pub fn push_text(value: &[u8], is_network: bool, out: &mut Vec<u8>) -> Option<()> {
+    let [family, bits, _, _, address @ ..] = value else { return None };
+    let address = match *family {
+        FAMILY_4 => IpAddr::V4(<[u8; 4]>::try_from(address).ok()?.into()),
+        FAMILY_6 => IpAddr::V6(<[u8; 16]>::try_from(address).ok()?.into()),
+        _ => return None,
+    };
+    // Writing to memory cannot fail.
+    let _ = match address {
+        // The server writes the last half of these as it writes addresses of the other family.
+        IpAddr::V6(address) if (1 << 16..1 << 32).contains(&address.to_bits()) => {
+            write!(out, "::{}", Ipv4Addr::from_bits(address.to_bits() as u32))
+        }
+        _ => write!(out, "{address}"),
+    };
+    let width = if address.is_ipv4() { 32 } else { 128 };
+    if is_network || *bits != width {
+        let _ = write!(out, "/{bits}");
+    }
+    Some(())
 }

@@ -1,7 +1,10 @@
 //! Numbers in binary, of canonical text, and back. Surprise: zeros at the end of a `numeric` are part of the
 //! value, so the number of its decimals is written beside its digits.
 
+use std::io::Write as _;
+
 use crate::digits;
+use crate::postgres::lsn::Lsn;
 
 /// `t` or `f`.
 pub fn boolean(text: &[u8]) -> Option<[u8; 1]> {
@@ -37,6 +40,12 @@ pub fn lsn(text: &[u8]) -> Option<u64> {
         plain.then(|| u64::from_str_radix(digits, 16).ok())?
     };
     Some(half(high)? << 32 | half(low)?)
+}
+
+/// Appends the text of a place in a log.
+pub fn push_lsn_text(place: u64, out: &mut Vec<u8>) {
+    // Writing to memory cannot fail.
+    let _ = write!(out, "{}", Lsn(place));
 }
 
 /// The bits of a single.

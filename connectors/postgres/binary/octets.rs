@@ -1,6 +1,6 @@
-//! Bytes, bits and what is made of them, in binary, of canonical text.
+//! Bytes, bits and what is made of them, in binary, of canonical text, and back.
 
-use crate::hex::pair;
+use crate::hex::{self, pair};
 
 /// The bytes of `a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11`.
 pub fn uuid(text: &[u8]) -> Option<[u8; 16]> {
@@ -55,4 +55,22 @@ pub fn push_bits(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
         out.push(byte);
     }
     Some(())
+}
+
+/// Appends the text of a hardware address.
+pub fn push_hardware_text(bytes: &[u8], out: &mut Vec<u8>) {
+    for (place, &byte) in bytes.iter().enumerate() {
+        if place > 0 {
+            out.push(b':');
+        }
+        out.extend_from_slice(&hex::digits(byte));
+    }
+}
+
+/// Appends the text of bits.
+pub fn push_bits_text(value: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let (count, bytes) = value.split_first_chunk()?;
+    let count = u32::from_be_bytes(*count) as usize;
+    let bit = |place: usize| b'0' + (bytes[place / 8] >> (7 - place % 8) & 1);
+    (bytes.len() == count.div_ceil(8)).then(|| out.extend((0..count).map(bit)))
 }

@@ -1,9 +1,10 @@
 //! The way back: canonical text of values in binary, as a server sent them. For keys, which are
 //! text everywhere, and for rows that have to be written as text after all.
 //!
-//! Surprise: types that are not here are read as text from the beginning (`Encoding::of_column`).
+//! Surprise: `"char"` is not here, because its text depends on the server's version. It is read as
+//! text from the beginning, as all types without an encoding are (`Encoding::of_column`).
 
-use super::{Encoding, JSONB_VERSION, number, time};
+use super::{Encoding, JSONB_VERSION, array, network, number, octets, time};
 use crate::{digits, float, hex};
 
 impl Encoding {
@@ -32,16 +33,16 @@ impl Encoding {
             Encoding::TimestampTz => {
                 time::push_moment(i64::from_be_bytes(fixed(value)?), "+00", out);
             }
-            Encoding::Oid
-            | Encoding::Lsn
-            | Encoding::Char
-            | Encoding::Hardware(_)
-            | Encoding::Address
-            | Encoding::Network
-            | Encoding::Bits
-            | Encoding::TimeTz
-            | Encoding::Interval
-            | Encoding::Array(_) => return None,
+            Encoding::TimeTz => time::push_time_tz_text(value, out)?,
+            Encoding::Interval => time::push_interval_text(value, out)?,
+            Encoding::Oid => digits::push_unsigned(u32::from_be_bytes(fixed(value)?).into(), out),
+            Encoding::Lsn => number::push_lsn_text(u64::from_be_bytes(fixed(value)?), out),
+            Encoding::Hardware(_) => octets::push_hardware_text(value, out),
+            Encoding::Address => network::push_text(value, false, out)?,
+            Encoding::Network => network::push_text(value, true, out)?,
+            Encoding::Bits => octets::push_bits_text(value, out)?,
+            Encoding::Array(of) => array::push_text(value, of, out)?,
+            Encoding::Char => return None,
         }
         Some(())
     }

@@ -1,6 +1,8 @@
 //! Dates, times and lengths of time in binary, of canonical text, and back. Surprise: PostgreSQL
 //! counts from 2000-01-01, and the greatest and the least number are its infinities.
 
+use std::io::Write as _;
+
 use super::number::{digit, integer, sign};
 use crate::calendar::{from_days, to_days};
 use crate::change::Timestamp;
@@ -124,7 +126,65 @@ pub fn push_date_text(days: i32, out: &mut Vec<u8>) {
 
 /// Appends the text of a `time`; `None` if no day has it.
 pub fn push_time_text(micros: i64, out: &mut Vec<u8>) -> Option<()> {
-    (0..=DAY_US).contains(&micros).then(|| push_clock(micros, out))
+    (0..=DAY_US).contains(&micros).then(|| push_clock(micros.unsigned_abs(), out))
+}
+
+/// Appends the text of a `time with time zone`: of the zone as much as it needs.
+pub fn push_time_tz_text(value: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let (micros, west) = value.split_first_chunk()?;
+    let west = i32::from_be_bytes(west.try_into().ok()?);
+    push_time_text(i64::from_be_bytes(*micros), out)?;
+    out.push(if west > 0 { b'-' } else { b'+' });
+    let seconds = west.unsigned_abs();
+    digits::push_padded((seconds / 3600).into(), 2, out);
+    let rest: &[u32] = match (seconds / 60 % 60, seconds % 60) {
+        (0, 0) => &[],
+        (minutes, 0) => &[minutes],
+        (minutes, seconds) => &[minutes, seconds],
+    };
+    for part in rest {
+        out.push(b':');
+        digits::push_padded((*part).into(), 2, out);
+    }
+    Some(())
+}
+
+/// Appends the text of an `interval`. A part that follows a negative one has a sign in any case.
+pub fn push_interval_text(value: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let (micros, rest) = value.split_first_chunk()?;
+    let (days, months) = rest.split_first_chunk()?;
+    let micros = i64::from_be_bytes(*micros);
+    let days = i32::from_be_bytes(*days);
+    let months = i32::from_be_bytes(months.try_into().ok()?);
+    match (micros, days, months) {
+        (i64::MAX, i32::MAX, i32::MAX) => out.extend_from_slice(b"infinity"),
+        (i64::MIN, i32::MIN, i32::MIN) => out.extend_from_slice(b"-infinity"),
+        _ => {
+            let start = out.len();
+            let mut after_negative = false;
+            for (count, unit) in [(months / 12, "year"), (months % 12, "mon"), (days, "day")] {
+                if count != 0 {
+                    let space = if out.len() > start { " " } else { "" };
+                    let plus = if after_negative && count > 0 { "+" } else { "" };
+                    let plural = if count == 1 { "" } else { "s" };
+                    // Writing to memory cannot fail.
+                    let _ = write!(out, "{space}{plus}{count} {unit}{plural}");
+                    after_negative = count < 0;
+                }
+            }
+            let is_first = out.len() == start;
+            if is_first || micros != 0 {
+                let space: &[u8] = if is_first { b"" } else { b" " };
+                out.extend_from_slice(space);
+                match micros < 0 {
+                    true => out.push(b'-'),
+                    false => out.extend(after_negative.then_some(b'+')),
+                }
+                push_clock(micros.unsigned_abs(), out);
+            }
+        }
+    }
+    Some(())
 }
 
 /// Appends the text of a `timestamp`, with what stands for its zone.
@@ -135,7 +195,7 @@ pub fn push_moment(micros: i64, zone: &str, out: &mut Vec<u8>) {
         _ => {
             let era = push_day(micros.div_euclid(DAY_US), out);
             out.push(b' ');
-            push_clock(micros.rem_euclid(DAY_US), out);
+            push_clock(micros.rem_euclid(DAY_US).unsigned_abs(), out);
             out.extend_from_slice(zone.as_bytes());
             out.extend_from_slice(era);
         }
@@ -155,10 +215,11 @@ fn push_day(days: i64, out: &mut Vec<u8>) -> &'static [u8] {
     era
 }
 
-fn push_clock(micros: i64, out: &mut Vec<u8>) {
-    let (seconds, micros) = (micros / SECOND_US, micros % SECOND_US);
+fn push_clock(micros: u64, out: &mut Vec<u8>) {
+    let second_us = SECOND_US.unsigned_abs();
+    let (seconds, micros) = (micros / second_us, micros % second_us);
     let [minute, second] = [seconds / 60 % 60, seconds % 60].map(|part| part as u8);
-    digits::push_clock((seconds / 3600).unsigned_abs(), minute, second, micros as u32, out);
+    digits::push_clock(seconds / 3600, minute, second, micros as u32, out);
 }
 
 /// A number without the plus that stands before it when the one before is negative.

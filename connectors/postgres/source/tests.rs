@@ -334,7 +334,7 @@ async fn tables_have_the_types_and_keys_of_the_catalog() {
     let expected = [
         ("b", ColumnType::Text, Some("character varying(9)")),
         ("c", ColumnType::Numeric, Some("numeric(10,2)")),
-        ("d", ColumnType::Other, None),
+        ("d", ColumnType::Text, None),
         ("e", ColumnType::Other, Some("integer[]")),
         ("f", ColumnType::Other, None),
         ("g", ColumnType::TimestampTz, Some("timestamp with time zone")),

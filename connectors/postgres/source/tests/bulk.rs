@@ -202,7 +202,8 @@ async fn two_sessions_read_and_one_alone_where_there_is_no_other_or_it_is_lost()
     // The one that is behind is lost, in the same statement that finds them at rest: it is to copy where the
     // other one is before it makes another call.
     let lose = "WITH resting AS (SELECT pid, confirmed_flush_lsn AS place FROM pg_stat_activity \
-                JOIN pg_replication_slots ON pid = active_pid WHERE temporary AND state = 'idle') \
+                JOIN pg_replication_slots ON pid = active_pid \
+                WHERE temporary AND state = 'idle' AND query LIKE 'COPY%') \
                 SELECT pg_terminate_backend((SELECT pid FROM resting ORDER BY place LIMIT 1), 10000) \
                 WHERE (SELECT count(DISTINCT place) FROM resting) = 2";
     let mut stream = fixture.open(&from).await;
