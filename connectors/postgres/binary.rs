@@ -136,11 +136,10 @@ impl Encoding {
 
     /// As `of_column`, of a built-in type as `format_type` spells it.
     fn of_name(name: &str) -> Option<Encoding> {
-        if let Some(element) = name.strip_suffix("[]") {
-            Encoding::of_name(element)?;
-            return Some(Encoding::Array(type_named(element)?));
-        }
-        Encoding::of(type_named(name)?).filter(|encoding| *encoding != Encoding::Char)
+        let element = name.strip_suffix("[]");
+        let id = type_named(element.unwrap_or(name))?;
+        let encoding = Encoding::of(id).filter(|encoding| *encoding != Encoding::Char)?;
+        Some(if element.is_some() { Encoding::Array(id) } else { encoding })
     }
 
     /// Appends a value with its length; `None` if its text is not canonical, and then what was

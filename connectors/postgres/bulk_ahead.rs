@@ -77,12 +77,6 @@ struct Call {
     end: Lsn,
 }
 
-impl Call {
-    fn new(Place { confirmed: from, end, .. }: Place, upto: Lsn) -> Call {
-        Call { from, upto, end }
-    }
-}
-
 /// What comes after a call.
 enum Begun {
     /// Another one.
@@ -199,12 +193,12 @@ impl Ahead {
             return Err(wire::broken_protocol("a bulk read that ends before its end"));
         }
         let least = if is_first { FIRST_CALL } else { CALL };
-        let Some(next) = place.next_call(self.second.door.above, least) else {
+        let Some(upto) = place.next_call(self.second.door.above, least) else {
             return Ok(Begun::Nothing(place.confirmed));
         };
         let durable = self.durable();
-        self.reader.begin_call(next, durable).await?;
-        Ok(Begun::Call(Call::new(place, next)))
+        self.reader.begin_call(upto, durable).await?;
+        Ok(Begun::Call(Call { from: place.confirmed, upto, end: place.end }))
     }
 
     /// Waits for the rows of a call and hands them on, and meanwhile has the next one begun, if there
@@ -275,7 +269,6 @@ impl Second {
 impl Outlet {
     /// Hands the rows of a call on, once they are there. Returns what the server has against it.
     async fn hand_on(&self, reader: &mut Reader) -> Result<Option<ServerError>> {
-        reader.decoded().await?;
         loop {
             let rows = match reader.given().await? {
                 Given::Rows(rows) => rows,

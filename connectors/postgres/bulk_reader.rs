@@ -155,22 +155,7 @@ impl Reader {
         self.patience.wait(self.wire.send(&call)).await?
     }
 
-    /// Waits until the server has decoded the whole call: it gives nothing out before.
-    ///
-    /// # Errors
-    /// A broken connection.
-    pub async fn decoded(&mut self) -> Result<()> {
-        loop {
-            self.patience.wait(self.wire.wait()).await??;
-            match self.wire.head()? {
-                // Rows are announced at once.
-                (b'H', _) => self.wire.skip(),
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    /// What the call gives out next.
+    /// What the call gives out next. The server gives nothing out before it has decoded the whole call.
     ///
     /// # Errors
     /// A gap, or a broken connection.

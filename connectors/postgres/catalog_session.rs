@@ -62,10 +62,7 @@ impl CatalogSession {
     /// # Errors
     /// The connection.
     pub async fn next_xid(&mut self) -> Result<u64> {
-        let client = match self.client.take().filter(|client| !client.is_closed()) {
-            Some(client) => client,
-            None => Arc::new(connect::connect(&self.config, "driftless catalog").await?),
-        };
+        let client = alive(&self.config, self.client.take()).await?;
         let row = client.query_one(sql::NEXT_XID, &[]).await;
         let row = row.map_err(|error| connect::error("read the next transaction id", &error))?;
         self.client = Some(client);
@@ -111,16 +108,21 @@ impl CatalogSession {
     }
 }
 
+/// This session, or another one if it has ended.
+async fn alive(config: &Config, client: Option<Arc<Client>>) -> Result<Arc<Client>> {
+    match client.filter(|client| !client.is_closed()) {
+        Some(client) => Ok(client),
+        None => Ok(Arc::new(connect::connect(config, "driftless catalog").await?)),
+    }
+}
+
 async fn answer(
     config: Arc<Config>,
     slot: String,
     client: Option<Arc<Client>>,
     table: Option<u32>,
 ) -> Result<(Arc<Client>, Answer)> {
-    let client = match client.filter(|client| !client.is_closed()) {
-        Some(client) => client,
-        None => Arc::new(connect::connect(&config, "driftless catalog").await?),
-    };
+    let client = alive(&config, client).await?;
     let row = client.query_one(sql::NOW, &[&slot]).await;
     let row = row.map_err(|error| connect::error("read the snapshot", &error))?;
     let (snapshot, end) = (Snapshot::parse(row.get(0))?, row.get::<_, &str>(1).parse()?);

@@ -86,13 +86,17 @@ impl PostgresSource {
 
     /// The session of a pipeline that begins.
     async fn beginning(&self) -> Result<Arc<Client>> {
-        let kept = self.kept(|kept| kept.client.clone());
-        if let Some(client) = kept.filter(|client| !client.is_closed()) {
+        if let Some(client) = self.begun() {
             return Ok(client);
         }
         let client = Arc::new(self.session().await?);
         self.kept(|kept| kept.client = Some(client.clone()));
         Ok(client)
+    }
+
+    /// The same, if there is one.
+    fn begun(&self) -> Option<Arc<Client>> {
+        self.kept(|kept| kept.client.clone()).filter(|client| !client.is_closed())
     }
 
     fn kept<T>(&self, change: impl FnOnce(&mut Beginning) -> T) -> T {
@@ -216,7 +220,7 @@ impl Source for PostgresSource {
     }
 
     async fn mark(&self, epoch: u32) -> Result<Version> {
-        let client = match self.kept(|kept| kept.client.clone()) {
+        let client = match self.begun() {
             Some(client) => client,
             None => Arc::new(self.session().await?),
         };

@@ -94,13 +94,11 @@ impl Stream {
     pub async fn open(opening: Opening<'_>) -> Result<Stream> {
         let Opening { config, slot, from, commits, .. } = opening;
         commits.opening(opening.epoch, from.log);
-        let (wire, end) = match opening.wire {
-            Some(mut wire) => {
-                let end = session::identify_as(&mut wire, &from.identity).await?;
-                (wire, end)
-            }
-            None => session::login_to(config, slot, &from.identity).await?,
+        let mut wire = match opening.wire {
+            Some(wire) => wire,
+            None => session::login(config, slot).await?,
         };
+        let end = session::identify_as(&mut wire, &from.identity).await?;
         let in_binary = Some(opening.in_binary)
             .filter(|values| values.suits(opening.tables.iter().map(Arc::as_ref)));
         let pipeline = Pipeline {

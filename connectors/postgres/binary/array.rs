@@ -52,12 +52,9 @@ fn element(text: &[u8]) -> Option<(Element<'_>, &[u8])> {
     }
     let end = text.iter().position(|&byte| byte == b',').unwrap_or(text.len());
     let (element, after) = text.split_at(end);
-    let needs_quotes =
-        |byte: &u8| matches!(byte, b'{' | b'}' | b'"' | b'\\') || byte.is_ascii_whitespace();
     match element {
         b"NULL" => Some((None, after)),
-        _ if element.is_empty() || element.eq_ignore_ascii_case(b"null") => None,
-        _ if element.iter().any(needs_quotes) => None,
+        _ if needs_quotes(element) => None,
         _ => Some((Some(Cow::Borrowed(element)), after)),
     }
 }
@@ -97,6 +94,7 @@ pub fn push_text(value: &[u8], element_type: u32, out: &mut Vec<u8>) -> Option<(
     for _ in 0..dimensions {
         let ([length, first], after) = numbers(rest)?;
         let first = i64::from(first.cast_signed());
+        // Writing to memory cannot fail.
         let _ = write!(bounds, "[{first}:{}]", first + i64::from(length) - 1);
         is_plain &= first == 1;
         lengths.push(length as usize);
@@ -142,10 +140,7 @@ pub fn push_text(value: &[u8], element_type: u32, out: &mut Vec<u8>) -> Option<(
 
 /// Appends the text of an element, in quotes if it needs them.
 fn push_element(text: &[u8], out: &mut Vec<u8>) {
-    let needs_quotes =
-        |&byte: &u8| matches!(byte, b'{' | b'}' | b'"' | b'\\' | b',') || is_space(byte);
-    let is_plain = !text.is_empty() && !text.eq_ignore_ascii_case(b"null");
-    if is_plain && !text.iter().any(needs_quotes) {
+    if !needs_quotes(text) {
         out.extend_from_slice(text);
         return;
     }
@@ -159,9 +154,13 @@ fn push_element(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// What an array takes for a space.
-fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | 0x09..=0x0d)
+/// Whether the text of an element is something else without quotes.
+fn needs_quotes(text: &[u8]) -> bool {
+    let is_special = |byte: &u8| {
+        // The last ones are what an array takes for a space.
+        matches!(byte, b'{' | b'}' | b'"' | b'\\' | b',' | b' ' | 0x09..=0x0d)
+    };
+    text.is_empty() || text.eq_ignore_ascii_case(b"null") || text.iter().any(is_special)
 }
 
 /// The numbers that bytes begin with, and what follows them.

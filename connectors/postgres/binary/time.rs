@@ -159,32 +159,32 @@ pub fn push_interval_text(value: &[u8], out: &mut Vec<u8>) -> Option<()> {
     match (micros, days, months) {
         (i64::MAX, i32::MAX, i32::MAX) => out.extend_from_slice(b"infinity"),
         (i64::MIN, i32::MIN, i32::MIN) => out.extend_from_slice(b"-infinity"),
-        _ => {
-            let start = out.len();
-            let mut after_negative = false;
-            for (count, unit) in [(months / 12, "year"), (months % 12, "mon"), (days, "day")] {
-                if count != 0 {
-                    let space = if out.len() > start { " " } else { "" };
-                    let plus = if after_negative && count > 0 { "+" } else { "" };
-                    let plural = if count == 1 { "" } else { "s" };
-                    // Writing to memory cannot fail.
-                    let _ = write!(out, "{space}{plus}{count} {unit}{plural}");
-                    after_negative = count < 0;
-                }
-            }
-            let is_first = out.len() == start;
-            if is_first || micros != 0 {
-                let space: &[u8] = if is_first { b"" } else { b" " };
-                out.extend_from_slice(space);
-                match micros < 0 {
-                    true => out.push(b'-'),
-                    false => out.extend(after_negative.then_some(b'+')),
-                }
-                push_clock(micros.unsigned_abs(), out);
-            }
-        }
+        _ => push_length(months, days, micros, out),
     }
     Some(())
+}
+
+fn push_length(months: i32, days: i32, micros: i64, out: &mut Vec<u8>) {
+    let (mut space, mut after_negative) = ("", false);
+    for (count, unit) in [(months / 12, "year"), (months % 12, "mon"), (days, "day")] {
+        if count != 0 {
+            let plus = if after_negative && count > 0 { "+" } else { "" };
+            let plural = if count == 1 { "" } else { "s" };
+            // Writing to memory cannot fail.
+            let _ = write!(out, "{space}{plus}{count} {unit}{plural}");
+            (space, after_negative) = (" ", count < 0);
+        }
+    }
+    if space.is_empty() || micros != 0 {
+        let sign = match micros < 0 {
+            true => "-",
+            false if after_negative => "+",
+            false => "",
+        };
+        out.extend_from_slice(space.as_bytes());
+        out.extend_from_slice(sign.as_bytes());
+        push_clock(micros.unsigned_abs(), out);
+    }
 }
 
 /// Appends the text of a `timestamp`, with what stands for its zone.
