@@ -71,6 +71,8 @@ pub struct Applier {
     pub status: Arc<Status>,
     /// What the target has.
     pub checkpoint: Checkpoint,
+    /// How far the log has moved since then without changes. The next commit takes it along.
+    pub moved: Option<(Position, Version)>,
     /// Whether one table's error stops the whole pipeline.
     pub stop_on_table_error: bool,
     /// The other tasks.
@@ -90,32 +92,33 @@ impl Applier {
     /// # Errors
     /// Whatever the target or the state directory cannot go on with.
     pub async fn run(mut self) -> Result<()> {
-        let mut idle: Option<(Position, Version)> = None;
         let mut last_commit = Instant::now();
         let mut orders_first = true;
         loop {
             self.persist_when_due(PERSIST_EVERY)?;
-            let due = if idle.is_some() { last_commit + IDLE_EVERY } else { self.persist_due() };
+            let due = match self.moved {
+                Some(_) => last_commit + IDLE_EVERY,
+                None => self.persist_due(),
+            };
             let next = self.next(orders_first, due).await?;
             match next {
                 Next::Stop => break,
-                Next::Timer if idle.is_none() => continue,
-                Next::Timer => self.apply_idle(&mut idle).await?,
+                Next::Timer if self.moved.is_none() => continue,
+                Next::Timer => self.commit(Vec::new(), BTreeMap::new(), None).await?,
                 Next::Order(order) => {
                     orders_first = false;
                     self.apply_order(order).await?;
                 }
                 Next::Log(batch) if batch.only_moves() => {
                     orders_first = true;
-                    idle = batch.reached.or(idle);
+                    self.moved = batch.reached.or(self.moved.take());
                     if last_commit.elapsed() < IDLE_EVERY {
                         continue;
                     }
-                    self.apply_idle(&mut idle).await?;
+                    self.commit(Vec::new(), BTreeMap::new(), None).await?;
                 }
-                Next::Log(mut batch) => {
+                Next::Log(batch) => {
                     orders_first = true;
-                    batch.reached = batch.reached.or(idle.take());
                     self.apply_log(batch).await?;
                 }
             }
@@ -146,11 +149,6 @@ impl Applier {
             next = work => next,
             () = tokio::time::sleep_until(due) => Ok(Next::Timer),
         }
-    }
-
-    async fn apply_idle(&mut self, idle: &mut Option<(Position, Version)>) -> Result<()> {
-        let Some(reached) = idle.take() else { return Ok(()) };
-        self.commit(Vec::new(), BTreeMap::new(), Some(reached)).await
     }
 
     async fn apply_log(&mut self, batch: LogBatch) -> Result<()> {
@@ -356,8 +354,9 @@ impl Applier {
         status: BTreeMap<TableName, TableStatus>,
         reached: Option<(Position, Version)>,
     ) -> Result<()> {
-        let (position, version) =
-            reached.unwrap_or_else(|| (self.checkpoint.position.clone(), self.checkpoint.version));
+        let (position, version) = reached
+            .or(self.moved.take())
+            .unwrap_or_else(|| (self.checkpoint.position.clone(), self.checkpoint.version));
         let sequence = self.checkpoint.sequence + 1;
         let floor = self.floor.announce(version);
         let checkpoint = Checkpoint { position, version, sequence };

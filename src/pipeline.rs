@@ -161,6 +161,7 @@ impl Pipeline {
             gates,
             status: Arc::clone(&self.status),
             checkpoint,
+            moved: None,
             stop_on_table_error: self.limits.stop_on_table_error,
             channels: Channels {
                 supply,

@@ -163,6 +163,18 @@ fn a_failure_at_any_point_of_a_bulk_read_and_of_its_end_loses_nothing() {
     check_each_point_in_bulk(Fault::Fail);
 }
 
+#[test]
+fn a_first_copy_ends_with_its_last_row_and_waits_for_nothing_else() {
+    let world = World::filled(Setup::plain(), 5);
+    let took = run(async {
+        let began = tokio::time::Instant::now();
+        let end = live(&world, Command::quiet()).await;
+        assert!(matches!(end, End::Done), "{end:?}");
+        began.elapsed()
+    });
+    assert!(took < Duration::from_millis(200), "{took:?}");
+}
+
 /// What is done to the world between two runs, with work at the source after each.
 fn check_between(break_it: impl Fn(&World)) {
     let world = World::filled(Setup::plain(), 5);
