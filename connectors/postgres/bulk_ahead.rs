@@ -17,9 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tracing::info;
 
-use super::bulk_reader::{Door, Given, Reader};
+use super::bulk_reader::{Door, Reader};
 use super::bulk_turn::{CALL, FIRST_CALL, Place};
 use super::connect::ServerError;
+use super::copy_session::Given;
 use super::frames::Frames;
 use super::lsn::Lsn;
 use super::wire;

@@ -8,19 +8,17 @@
 
 use std::sync::Arc;
 
-use postgres_protocol::message::backend::Message;
-
-use super::bulk_turn::{CALL, Place, READING_IN_BULK, answer, cell, failure};
-use super::connect::{self, ServerError};
+use super::answers::{Rows, only, parsed};
+use super::bulk_turn::{CALL, Place, READING_IN_BULK, answer, failure};
+use super::connect::ServerError;
+use super::copy_session::{CopySession, Given};
 use super::feed::Pipeline;
-use super::frames::Frames;
 use super::gap;
 use super::lsn::Lsn;
 use super::source_sql as sql;
 use super::streamed::Early;
 use super::walsender::Walsender;
-use super::watchdog::Patience;
-use super::wire::{self, Wire};
+use super::wire::Wire;
 use crate::error::{Code, Error, Result};
 
 /// What is read.
@@ -35,18 +33,9 @@ pub struct Door {
 /// The session.
 pub struct Reader {
     door: Door,
-    wire: Wire,
-    patience: Patience,
+    session: CopySession,
     /// Its copy of the slot.
     copy: String,
-}
-
-/// A piece of what a call gives out.
-pub enum Given {
-    /// Rows.
-    Rows(Frames),
-    /// The end of the call; or the server refused to go on with it.
-    End(Option<ServerError>),
 }
 
 impl Reader {
@@ -55,14 +44,11 @@ impl Reader {
     ///
     /// # Errors
     /// What the server says, or a broken connection.
-    pub async fn new(mut wire: Wire, door: &Door) -> Result<(Reader, i32)> {
-        let config = &door.pipeline.config;
-        let asked = connect::within(config, wire.ask(sql::BACKEND)).await?;
-        let backend = answer(asked)?;
-        let (backend_pid, version): (i32, i32) = (cell(&backend, 0)?, cell(&backend, 1)?);
-        let patience = Patience::new(config.clone(), backend_pid);
-        let copy = format!("driftless_bulk_{backend_pid}");
-        Ok((Reader { door: door.clone(), wire, patience, copy }, version))
+    pub async fn new(wire: Wire, door: &Door) -> Result<(Reader, i32)> {
+        let session = CopySession::new(wire, &door.pipeline.config).await?;
+        let copy = format!("driftless_bulk_{}", session.backend_pid());
+        let version = session.version();
+        Ok((Reader { door: door.clone(), session, copy }, version))
     }
 
     /// A session of its own.
@@ -91,7 +77,7 @@ impl Reader {
     pub async fn follow(&mut self, other: &str, place: Lsn) -> Result<Lsn> {
         self.drop_copy().await?;
         let copied = answer(self.ask(&sql::copy_slot(other, &self.copy)).await?)?;
-        let at: Lsn = cell(&copied, 0)?;
+        let at: Lsn = parsed(only(&copied)?, 0)?;
         if at < place {
             self.skip_to(place).await?;
         }
@@ -129,7 +115,9 @@ impl Reader {
     /// As `place`.
     pub async fn place_of(&mut self, copy: &str) -> Result<Place> {
         let rows = answer(self.ask(&sql::slot_place(copy)).await?)?;
-        Ok(Place { confirmed: cell(&rows, 0)?, restart: cell(&rows, 1)?, end: cell(&rows, 2)? })
+        let place = only(&rows)?;
+        let (confirmed, restart) = (parsed(place, 0)?, parsed(place, 1)?);
+        Ok(Place { confirmed, restart, end: parsed(place, 2)? })
     }
 
     /// Moves the slot to what is durable if that lets go of at least so many bytes of log.
@@ -152,7 +140,7 @@ impl Reader {
         self.move_slot(durable, CALL * self.door.above).await?;
         let in_binary = self.door.pipeline.in_binary.is_some();
         let call = sql::bulk_read(&self.copy, self.slot(), upto, in_binary);
-        self.patience.wait(self.wire.send(&call)).await?
+        self.session.begin(&call).await
     }
 
     /// What the call gives out next. The server gives nothing out before it has decoded the whole call.
@@ -160,46 +148,12 @@ impl Reader {
     /// # Errors
     /// A gap, or a broken connection.
     pub async fn given(&mut self) -> Result<Given> {
-        let mut failed = None;
-        loop {
-            // What has arrived needs no clock.
-            if !self.wire.has_message()? {
-                let waited = self.patience.wait(self.wire.wait()).await?;
-                // A fatal error is followed by the end of the connection.
-                waited.map_err(|ended| failed.as_ref().map_or(ended, failure))?;
-            }
-            let rows = self.wire.take_all(b'd')?;
-            if rows.len() > 0 {
-                return Ok(Given::Rows(rows));
-            }
-            match self.wire.take()? {
-                Message::CopyOutResponse(_) | Message::CopyDone | Message::CommandComplete(_) => {}
-                Message::NoticeResponse(body) => {
-                    gap::unless_noticed(&wire::server_error(&mut body.fields()))?;
-                }
-                Message::ErrorResponse(body) => {
-                    failed = Some(wire::server_error(&mut body.fields()));
-                }
-                Message::ReadyForQuery(_) => return Ok(Given::End(failed)),
-                other => wire::ignore(&other)?,
-            }
-        }
+        self.session.given().await
     }
 
     /// Why a server that was asked for nothing has ended the connection.
     pub async fn last_word(&mut self) -> Error {
-        loop {
-            let said = match self.wire.message().await {
-                Ok(Message::ErrorResponse(body)) => {
-                    Err(failure(&wire::server_error(&mut body.fields())))
-                }
-                Ok(other) => wire::ignore(&other),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = said {
-                return error;
-            }
-        }
+        self.session.last_word().await.map_or_else(|ended| ended, |said| failure(&said))
     }
 
     /// Says for the last time what is durable. To move the slot is to read its log too, so where
@@ -213,7 +167,8 @@ impl Reader {
         if answer(behind)?.is_empty() {
             return Ok(());
         }
-        let Reader { door, wire, mut patience, .. } = self;
+        let Reader { door, session, .. } = self;
+        let (wire, mut patience) = session.into_parts();
         let told = async {
             let pipeline = &door.pipeline;
             let stream = Walsender::start(wire, pipeline, durable, &Early::new(false)).await?;
@@ -228,7 +183,7 @@ impl Reader {
     /// What the server says, silence (transient), or a broken connection.
     pub async fn into_wire(mut self) -> Result<Wire> {
         self.drop_copy().await?;
-        Ok(self.wire)
+        Ok(self.session.into_parts().0)
     }
 
     async fn drop_copy(&mut self) -> Result<()> {
@@ -240,7 +195,7 @@ impl Reader {
         &self.door.pipeline.slot
     }
 
-    async fn ask(&mut self, sql: &str) -> Result<std::result::Result<wire::Rows, ServerError>> {
-        self.patience.wait(self.wire.ask(sql)).await?
+    async fn ask(&mut self, sql: &str) -> Result<std::result::Result<Rows, ServerError>> {
+        self.session.ask(sql).await
     }
 }

@@ -7,10 +7,10 @@
 //! has to read again, which makes large transactions cost no more than twice; and where much would
 //! be read again for little, streaming is the cheaper way.
 
+use super::answers::Rows;
 use super::connect::ServerError;
 use super::gap;
 use super::lsn::Lsn;
-use super::wire::{self, Rows};
 use crate::error::{Code, Error, Result};
 
 /// What is being done, for errors.
@@ -70,15 +70,6 @@ pub fn answer(answer: std::result::Result<Rows, ServerError>) -> Result<Rows> {
 /// What an error means that ends a bulk read.
 pub fn failure(error: &ServerError) -> Error {
     gap::failure(READING_IN_BULK, error, &GAPS)
-}
-
-/// A cell of an answer that has one row.
-///
-/// # Errors
-/// `protocol` if it is not there.
-pub fn cell<T: std::str::FromStr>(rows: &Rows, column: usize) -> Result<T> {
-    let cell = rows.first().and_then(|row| row.get(column)?.as_deref()?.parse().ok());
-    cell.ok_or_else(|| wire::broken_protocol("no answer to a question about a slot"))
 }
 
 #[cfg(test)]

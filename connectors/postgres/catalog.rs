@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio_postgres::Client;
-use tokio_postgres::types::ToSql;
 
+use super::answers::{Row, Rows, of_driver, parsed, text, yes};
 use super::pgoutput;
 use super::source_sql as sql;
 use super::transaction::{Relation, Shape};
 use super::values::Keep;
+use super::wire::broken_protocol;
 use super::{connect, quote};
 use crate::error::{Code, Error, Result};
 use crate::schema::{Column, ColumnType, Engine, TableName, TablePatterns, TableSchema};
@@ -86,69 +87,87 @@ pub async fn matching(client: &Client, patterns: &TablePatterns) -> Result<Vec<C
 /// # Errors
 /// What the server says.
 pub async fn by_ids(client: &Client, ids: &[u32]) -> Result<Vec<CatalogTable>> {
+    let [details, columns, keys] = questions(ids);
     // Sent together, so that a distant server costs one wait and not three.
-    let parameters: [&(dyn ToSql + Sync); 1] = [&ids];
-    let (rows, columns, keys) = tokio::try_join!(
-        client.query(sql::TABLE_DETAILS, &parameters),
-        client.query(sql::COLUMNS, &parameters),
-        client.query(sql::KEYS, &parameters)
-    )
-    .map_err(|error| connect::error("read the catalog", &error))?;
-    let mut tables: HashMap<u32, CatalogTable> = HashMap::new();
-    for row in &rows {
-        let table = CatalogTable {
-            id: row.get(0),
-            name: TableName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
-            partitioned: row.get(3),
-            permanent: row.get::<_, String>(4) == "p",
-            replica_identity: row.get(5),
-            row_security: row.get(6),
-            columns: Vec::new(),
-            generated: Vec::new(),
-            key: Vec::new(),
-        };
-        tables.insert(table.id, table);
-    }
-    for row in &columns {
-        let Some(table) = tables.get_mut(&row.get::<_, u32>(0)) else { continue };
-        match row.get::<_, bool>(7) {
-            true => table.generated.push(row.get(2)),
-            false => table.columns.push(column(row)),
+    let asked = tokio::try_join!(
+        client.simple_query(&details),
+        client.simple_query(&columns),
+        client.simple_query(&keys)
+    );
+    let (details, columns, keys) =
+        asked.map_err(|error| connect::error("read the catalog", &error))?;
+    tables(ids, &[of_driver(&details), of_driver(&columns), of_driver(&keys)])
+}
+
+/// What to ask about the tables with these OIDs.
+#[must_use]
+pub fn questions(ids: &[u32]) -> [String; 3] {
+    [sql::TABLE_DETAILS, sql::COLUMNS, sql::KEYS].map(|question| sql::of_ids(question, ids))
+}
+
+/// The tables with these OIDs, from the answers to `questions`.
+///
+/// # Errors
+/// `protocol` if they are none.
+pub fn tables(ids: &[u32], answers: &[Rows; 3]) -> Result<Vec<CatalogTable>> {
+    let [details, columns, keys] = answers;
+    let tables: Result<HashMap<u32, CatalogTable>> =
+        details.iter().map(|row| Ok((parsed(row, 0)?, table(row)?))).collect();
+    let mut tables = tables?;
+    for row in columns {
+        let Some(table) = tables.get_mut(&parsed(row, 0)?) else { continue };
+        match yes(row, 7)? {
+            true => table.generated.push(text(row, 2)?.to_owned()),
+            false => table.columns.push(column(row)?),
         }
     }
-    for row in &keys {
-        let Some(table) = tables.get_mut(&row.get::<_, u32>(0)) else { continue };
-        let (primary, identity): (bool, bool) = (row.get(3), row.get(4));
+    for row in keys {
+        let Some(table) = tables.get_mut(&parsed(row, 0)?) else { continue };
         let wanted = match table.replica_identity.as_str() {
-            "d" | "f" => primary,
-            "i" => identity,
+            "d" | "f" => yes(row, 3)?,
+            "i" => yes(row, 4)?,
             _ => false,
         };
         if wanted {
+            let numbers: std::result::Result<Vec<u32>, _> =
+                text(row, 1)?.split(' ').map(str::parse).collect();
+            let numbers = numbers.map_err(broken_protocol)?;
             // Columns that are only included are not part of the key.
-            let count = usize::try_from(row.get::<_, i32>(2)).unwrap_or(0);
-            let numbers: Vec<i16> = row.get(1);
-            table.key = numbers.into_iter().take(count).map(|n| n.cast_unsigned().into()).collect();
+            table.key = numbers.into_iter().take(parsed(row, 2)?).collect();
         }
     }
     Ok(ids.iter().filter_map(|id| tables.remove(id)).collect())
 }
 
-fn column(row: &tokio_postgres::Row) -> CatalogColumn {
-    let base_type_id: u32 = row.get(4);
-    let (built_in, is_enum): (bool, bool) = (row.get(6), row.get(8));
+fn table(row: &Row) -> Result<CatalogTable> {
+    Ok(CatalogTable {
+        id: parsed(row, 0)?,
+        name: TableName::new(text(row, 1)?, text(row, 2)?),
+        partitioned: yes(row, 3)?,
+        permanent: text(row, 4)? == "p",
+        replica_identity: text(row, 5)?.to_owned(),
+        row_security: yes(row, 6)?,
+        columns: Vec::new(),
+        generated: Vec::new(),
+        key: Vec::new(),
+    })
+}
+
+fn column(row: &Row) -> Result<CatalogColumn> {
+    let base_type_id = parsed(row, 4)?;
     // Its values are labels.
-    let column_type = if is_enum { ColumnType::Text } else { column_type(base_type_id) };
-    CatalogColumn {
+    let column_type = if yes(row, 8)? { ColumnType::Text } else { column_type(base_type_id) };
+    let native = text(row, 5)?.to_owned();
+    Ok(CatalogColumn {
         column: Column {
-            name: row.get(2),
+            name: text(row, 2)?.to_owned(),
             column_type,
-            native: built_in.then(|| row.get(5)),
-            id: row.get::<_, i32>(1).cast_unsigned(),
+            native: yes(row, 6)?.then_some(native),
+            id: parsed(row, 1)?,
         },
-        type_id: row.get(3),
+        type_id: parsed(row, 3)?,
         base_type_id,
-    }
+    })
 }
 
 /// What values of a type mean; OIDs of built-in types never change.

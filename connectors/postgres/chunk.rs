@@ -26,18 +26,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, pin_mut};
 use tokio::time::Instant;
-use tokio_postgres::{Client, SimpleQueryMessage};
 
+use super::answers::{Row as Answer, only, parsed, text, yes};
 use super::catalog::{self, CatalogColumn, CatalogTable};
 use super::chunk_rows::Decoder;
 use super::config::Config;
+use super::connect::{self, ServerError};
+use super::copy_session::{CopySession, Given};
+use super::lsn::Lsn;
 use super::quote::identifier;
+use super::session;
 use super::source_sql::{self as sql, KeyColumn, Rows};
 use super::values::InBinary;
 use super::visibility::{Before, CommitLog, Snapshot};
-use super::{connect, lsn::Lsn};
 use crate::change::{Chunk, Key, Row, Timestamp};
 use crate::error::{Code, Error, Kind, Result};
 use crate::schema::{TableName, TableSchema};
@@ -58,13 +60,13 @@ pub struct Reader {
     /// Whether values for the target come in binary.
     in_binary: InBinary,
     /// Taken while a transaction runs, so that a dropped future leaves none open.
-    client: Option<Client>,
+    session: Option<CopySession>,
     keys: HashMap<u32, Arc<[KeyColumn]>>,
 }
 
 /// The transaction of a chunk: its snapshot is taken, its table locked and looked at.
 struct Opened {
-    client: Client,
+    session: CopySession,
     snapshot: Snapshot,
     read_at: Timestamp,
     partitioned: bool,
@@ -84,8 +86,8 @@ impl Reader {
         commits: Arc<CommitLog>,
         in_binary: InBinary,
     ) -> Result<Reader> {
-        let client = Some(connect::connect(&config, &application).await?);
-        Ok(Reader { config, application, commits, in_binary, client, keys: HashMap::new() })
+        let session = Some(session::login_for_rows(&config, &application).await?);
+        Ok(Reader { config, application, commits, in_binary, session, keys: HashMap::new() })
     }
 
     /// Takes snapshots until one is good enough, and returns what was asked of it. What is read in it
@@ -105,7 +107,7 @@ impl Reader {
                     opened.in_binary = self.in_binary.suits([table]);
                     return Ok((opened, answer));
                 }
-                self.finish(opened.client).await?;
+                self.finish(opened.session).await?;
             }
             if !told && start.elapsed() > WAIT_SILENT {
                 told = true;
@@ -119,52 +121,55 @@ impl Reader {
         }
     }
 
+    /// Begins the transaction, and asks in it what there is to know: sent together, so that a distant
+    /// server costs one wait.
     async fn begin(&mut self, table: &TableSchema) -> Result<Opened> {
-        let client = match self.client.take().filter(|client| !client.is_closed()) {
-            Some(client) => client,
-            None => connect::connect(&self.config, &self.application).await?,
+        let mut session = match self.session.take().and_then(CopySession::if_unchanged) {
+            Some(session) => session,
+            None => session::login_for_rows(&self.config, &self.application).await?,
         };
+        let begin = sql::begin_chunk(&table.name);
+        let [details, columns, keys] = catalog::questions(&[table.id]);
+        let asked = session.ask_all([&begin, sql::SNAPSHOT, &details, &columns, &keys]).await?;
         let failed = |error| table_error(&table.name, &error);
-        client.batch_execute(&sql::begin_chunk(&table.name)).await.map_err(failed)?;
-        let row = client.query_one(sql::SNAPSHOT, &[]).await.map_err(failed)?;
-        let snapshot = Snapshot::parse(row.get(0))?;
-        let read_at = Timestamp(row.get(1));
-        let now = catalog::by_ids(&client, &[table.id]).await?.pop();
+        let [_, snapshot, details, columns, keys] = asked.map_err(failed)?;
+        let snapshot = only(&snapshot)?;
+        let read_at = Timestamp(parsed(snapshot, 1)?);
+        let snapshot = Snapshot::parse(text(snapshot, 0)?)?;
+        let now = catalog::tables(&[table.id], &[details, columns, keys])?.pop();
         let now = unchanged(table, now)?;
         let key = match self.keys.get(&table.id) {
             Some(key) => key.clone(),
             None => {
-                let key: Arc<[KeyColumn]> = key_columns(&client, &now, table).await?.into();
+                let key: Arc<[KeyColumn]> = key_columns(&mut session, &now, table).await?.into();
                 self.keys.insert(table.id, key.clone());
                 key
             }
         };
         let partitioned = now.partitioned;
-        Ok(Opened { client, snapshot, read_at, partitioned, key, in_binary: false })
+        Ok(Opened { session, snapshot, read_at, partitioned, key, in_binary: false })
     }
 
-    async fn finish(&mut self, client: Client) -> Result<()> {
-        let ended = client.batch_execute("COMMIT").await;
-        ended.map_err(|error| connect::error("end the reading of rows", &error))?;
-        self.client = Some(client);
+    async fn finish(&mut self, mut session: CopySession) -> Result<()> {
+        let ended = session.ask("COMMIT").await?;
+        ended.map_err(|error| connect::server_error("end the reading of rows", &error))?;
+        self.session = Some(session);
         Ok(())
     }
 
     /// The rows of a range in an open transaction, and where to go on.
     async fn rows_in_range(
         &mut self,
-        opened: Opened,
+        mut opened: Opened,
         request: &ChunkRequest<'_>,
     ) -> Result<(Vec<(Key, Row)>, Option<Key>)> {
         let table = request.table;
         // One more than asked for tells whether there are more.
         let limit = request.rows_max.saturating_add(1);
-        let rows = opened.rows(table);
-        let text = rows.copy_range(request.after, request.filter, limit);
-        let mut rows = copy(&opened.client, &rows, &text)
-            .await
-            .map_err(|error| filter_error(error, request, table))?;
-        self.finish(opened.client).await?;
+        let text = opened.rows(table).copy_range(request.after, request.filter, limit);
+        let mut rows =
+            opened.copy(table, &text).await.map_err(|error| filter_error(error, request, table))?;
+        self.finish(opened.session).await?;
         let more = rows.len() > request.rows_max;
         rows.truncate(request.rows_max);
         let next = rows.last().filter(|_| more).map(|(key, _)| key.clone());
@@ -174,19 +179,19 @@ impl Reader {
     /// The rows of these keys in an open transaction.
     async fn rows_of(
         &mut self,
-        opened: Opened,
+        mut opened: Opened,
         table: &TableSchema,
         keys: &[Key],
     ) -> Result<Vec<(Key, Row)>> {
         let mut rows = Vec::new();
         for keys in keys.chunks(KEYS_PER_STATEMENT) {
-            let of_table = opened.rows(table);
-            let found = copy(&opened.client, &of_table, &of_table.copy_keys(keys)).await?;
+            let text = opened.rows(table).copy_keys(keys);
+            let found = opened.copy(table, &text).await?;
             // Values that are equal to the server and spelled otherwise are other keys.
             let wanted: HashSet<&Key> = keys.iter().collect();
             rows.extend(found.into_iter().filter(|(key, _)| wanted.contains(key)));
         }
-        self.finish(opened.client).await?;
+        self.finish(opened.session).await?;
         Ok(rows)
     }
 }
@@ -195,6 +200,24 @@ impl Opened {
     fn rows<'a>(&'a self, table: &'a TableSchema) -> Rows<'a> {
         let Opened { partitioned, key, in_binary, .. } = self;
         Rows { table, partitioned: *partitioned, key, in_binary: *in_binary }
+    }
+
+    /// Runs a COPY and reads its rows.
+    async fn copy(&mut self, table: &TableSchema, text: &str) -> Result<Vec<(Key, Row)>> {
+        self.session.begin_one(text).await?;
+        let mut decoder = Decoder::new(table, self.in_binary);
+        loop {
+            match self.session.given().await? {
+                Given::Rows(mut rows) => {
+                    while let Some(row) = rows.first()? {
+                        decoder.feed(row)?;
+                        rows.skip();
+                    }
+                }
+                Given::End(None) => return decoder.finish(),
+                Given::End(Some(error)) => return Err(table_error(&table.name, &error)),
+            }
+        }
     }
 }
 
@@ -263,16 +286,12 @@ impl RowReader for Reader {
             return Ok(false);
         }
         // Any snapshot will do, so there is nothing to wait for.
-        let opened = self.begin(table).await?;
-        let text = sql::any_value(&opened.rows(table), columns);
-        let answer = opened.client.simple_query(&text).await;
+        let mut opened = self.begin(table).await?;
+        let question = sql::any_value(&opened.rows(table), columns);
+        let answer = opened.session.ask(&question).await?;
         let answer = answer.map_err(|error| table_error(&table.name, &error))?;
-        self.finish(opened.client).await?;
-        let first = answer.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0),
-            _ => None,
-        });
-        Ok(first == Some("t"))
+        self.finish(opened.session).await?;
+        yes(only(&answer)?, 0)
     }
 }
 
@@ -308,28 +327,29 @@ fn unchanged(table: &TableSchema, now: Option<CatalogTable>) -> Result<CatalogTa
 }
 
 async fn key_columns(
-    client: &Client,
+    session: &mut CopySession,
     now: &CatalogTable,
     table: &TableSchema,
 ) -> Result<Vec<KeyColumn>> {
     let of_key = |column: &&CatalogColumn| table.key_columns().any(|key| *key == column.column);
     let types: Vec<u32> = now.columns.iter().filter(of_key).map(|c| c.base_type_id).collect();
-    let rows = client.query(sql::KEY_TYPES, &[&types]).await;
-    let rows = rows.map_err(|error| connect::error("read the types of a key", &error))?;
+    let rows = session.ask(&sql::of_ids(sql::KEY_TYPES, &types)).await?;
+    let rows = rows.map_err(|error| connect::server_error("read the types of a key", &error))?;
     let column = |key: &crate::schema::Column| {
         let column = now.columns.iter().find(|column| column.column == *key)?;
-        let of_type = rows.iter().find(|row| row.get::<_, u32>(0) == column.base_type_id)?;
-        let operator = |place, general: &str| {
-            of_type.get::<_, Option<String>>(place).unwrap_or_else(|| general.to_owned())
+        let is_its = |row: &&Answer| parsed(row, 0) == Ok(column.base_type_id);
+        let of_type = rows.iter().find(is_its)?;
+        let operator = |place: usize, general: &str| {
+            of_type.get(place).cloned().flatten().unwrap_or_else(|| general.to_owned())
         };
         let name = identifier(&key.name);
-        let cast = format!("::{}", of_type.get::<_, String>(1));
+        let cast = format!("::{}", text(of_type, 1).ok()?);
         Some(KeyColumn {
             expression: match column.type_id == column.base_type_id {
                 true => name,
                 false => format!("{name}{cast}"),
             },
-            cast: if of_type.get(4) { cast } else { String::new() },
+            cast: if yes(of_type, 4).ok()? { cast } else { String::new() },
             greater: operator(2, sql::GREATER),
             equal: operator(3, sql::EQUAL),
         })
@@ -341,21 +361,9 @@ async fn key_columns(
     })
 }
 
-/// Runs a COPY and reads its rows.
-async fn copy(client: &Client, rows: &Rows<'_>, text: &str) -> Result<Vec<(Key, Row)>> {
-    let failed = |error| table_error(&rows.table.name, &error);
-    let stream = client.copy_out(text).await.map_err(failed)?;
-    pin_mut!(stream);
-    let mut decoder = Decoder::new(rows.table, rows.in_binary);
-    while let Some(bytes) = stream.next().await {
-        decoder.feed(&bytes.map_err(failed)?)?;
-    }
-    decoder.finish()
-}
-
 /// An error while rows of one table are read concerns that table, unless it is the connection.
-fn table_error(table: &TableName, error: &tokio_postgres::Error) -> Error {
-    let error = connect::error(&format!("read rows of {table}"), error);
+fn table_error(table: &TableName, error: &ServerError) -> Error {
+    let error = connect::server_error(&format!("read rows of {table}"), error);
     let remedy = match error.code {
         Code::Permission => {
             format!("; run `GRANT SELECT ON {} TO` our role", super::quote::table(table))

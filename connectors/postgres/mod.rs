@@ -1,5 +1,6 @@
 //! PostgreSQL, as source and as target.
 
+mod answers;
 #[doc(hidden)]
 pub mod bench;
 mod binary;
@@ -16,6 +17,7 @@ pub mod config;
 pub mod connect;
 mod copy;
 mod copy_binary;
+mod copy_session;
 mod feed;
 mod frames;
 mod gap;

@@ -1,11 +1,15 @@
-//! A session that may read the log: opened as the configuration says, and asked which log it is.
-//! Used by `source.rs` and `feed.rs`.
+//! Sessions without the driver: opened as the configuration says; and one that may read the log is
+//! asked which log it is. Used by `source.rs`, `feed.rs` and `chunk.rs`.
 //!
-//! Surprise: it is a replication connection, but it understands SQL too. So the log is read in
-//! bulk and streamed over one connection, and who the server is need be proven only once.
+//! Surprise: the log's is a replication connection, but it understands SQL too. So the log is read
+//! in bulk and streamed over one connection, and who the server is need be proven only once.
 
+use std::sync::Arc;
+
+use super::answers::{only, parsed};
 use super::config::{Config, Host, TlsMode};
 use super::connect;
+use super::copy_session::CopySession;
 use super::lsn::{LogIdentity, Lsn};
 use super::paced::Reading;
 use super::subscribe::RESYNC;
@@ -22,15 +26,27 @@ pub fn application(slot: &str) -> String {
 /// # Errors
 /// As `connect::connect`.
 pub async fn login(config: &Config, slot: &str) -> Result<Wire> {
+    open(config, &application(slot), true).await
+}
+
+/// Opens a connection that reads rows.
+///
+/// # Errors
+/// As `connect::connect`.
+pub async fn login_for_rows(config: &Arc<Config>, application: &str) -> Result<CopySession> {
+    CopySession::new(open(config, application, false).await?, config).await
+}
+
+async fn open(config: &Config, application: &str, replication: bool) -> Result<Wire> {
     let options = connect::startup_options();
-    let application = application(slot);
     let login = Login {
         user: &config.user,
         password: config.password.as_deref(),
         database: &config.database,
-        application: &application,
+        application,
         options: &options,
         encrypted: config.tls != TlsMode::Disable || matches!(config.host, Host::Unix(_)),
+        replication,
     };
     let login = async { Wire::login(connect::dial(config, Reading::Rested).await?, &login).await };
     connect::within(config, login)
@@ -55,15 +71,10 @@ pub async fn login_to(config: &Config, slot: &str, log: &LogIdentity) -> Result<
 pub async fn identify(wire: &mut Wire) -> Result<(LogIdentity, Lsn)> {
     let rows = wire.ask("IDENTIFY_SYSTEM").await?;
     let rows = rows.map_err(|error| connect::server_error("identify the source", &error))?;
-    let cell = |index: usize| {
-        let cell = rows.first().and_then(|row| row.get(index)).and_then(|cell| cell.as_deref());
-        cell.ok_or_else(|| Error::stop(Code::Protocol, "IDENTIFY_SYSTEM has no answer"))
-    };
-    let number = |_| Error::stop(Code::Protocol, "IDENTIFY_SYSTEM answers no number");
+    let row = only(&rows)?;
     // The system identifier is stored as the server writes it, once it is a number.
-    let system = cell(0)?.parse::<u64>().map_err(number)?.to_string();
-    let timeline = cell(1)?.parse().map_err(number)?;
-    Ok((LogIdentity { system, timeline }, cell(2)?.parse()?))
+    let (system, timeline) = (parsed::<u64>(row, 0)?.to_string(), parsed(row, 1)?);
+    Ok((LogIdentity { system, timeline }, parsed(row, 2)?))
 }
 
 /// The end of the log, if it is this one.

@@ -18,8 +18,8 @@ ORDER BY n.nspname, c.relname";
 
 /// Name, kind, persistence, replica identity and row security of the tables `$1`.
 pub const TABLE_DETAILS: &str = "\
-SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistence::text,
-       c.relreplident::text, row_security_active(c.oid)
+SELECT c.oid, n.nspname, c.relname, c.relkind = 'p', c.relpersistence, c.relreplident,
+       row_security_active(c.oid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = ANY ($1) AND c.relkind IN ('r', 'p')";
 
@@ -35,7 +35,7 @@ WITH RECURSIVE typed AS (
   SELECT d.attrelid, d.attnum, t.typbasetype, t.typtypmod
   FROM typed d JOIN pg_type t ON t.oid = d.typid WHERE t.typtype = 'd'
 )
-SELECT a.attrelid, a.attnum::int4, a.attname::text, a.atttypid, t.oid,
+SELECT a.attrelid, a.attnum, a.attname, a.atttypid, t.oid,
        format_type(t.oid, d.typmod),
        t.oid < 16384 AND t.typnamespace = 'pg_catalog'::regnamespace, a.attgenerated <> '',
        t.typtype = 'e'
@@ -46,10 +46,16 @@ ORDER BY a.attrelid, a.attnum";
 
 /// The indexes of the tables `$1` that may be a key: table, columns, primary, replica identity.
 pub const KEYS: &str = "\
-SELECT i.indrelid, i.indkey::int2[], i.indnkeyatts::int4, i.indisprimary, i.indisreplident
+SELECT i.indrelid, i.indkey, i.indnkeyatts, i.indisprimary, i.indisreplident
 FROM pg_index i
 WHERE i.indrelid = ANY ($1) AND (i.indisprimary OR i.indisreplident)
   AND i.indisvalid AND i.indimmediate AND i.indisunique";
+
+/// A question about `$1`, asked about these OIDs.
+pub fn of_ids(question: &str, ids: &[u32]) -> String {
+    let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+    question.replace("$1", &format!("'{{{}}}'::oid[]", ids.join(",")))
+}
 
 /// For each type of `$1` its name, and the operators `>` and `=` of its own order where it has
 /// one; enums, arrays and ranges have the general ones. Only those of extensions are elsewhere

@@ -1,16 +1,21 @@
-//! A connection to a server in the protocol's own words: login for replication, simple queries,
-//! and messages that are looked at before they are taken. Thin, on `postgres-protocol`, because
-//! the SQL driver has no replication. `walsender.rs` and `bulk_ahead.rs` know what the messages mean.
+//! A connection to a server in the protocol's own words: login, simple queries, and messages that
+//! are looked at before they are taken. Thin, on `postgres-protocol`, because the SQL driver has no
+//! replication, and reads in small pieces. `walsender.rs` and `copy_session.rs` know what the
+//! messages mean.
 //!
 //! Surprise: a message stays where it is until it is skipped, and half a message stays in the
 //! buffer, so that a dropped future loses nothing.
 
+use std::iter;
+
 use bytes::{Buf, BytesMut};
+use postgres_protocol::IsNull;
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::backend::{self, ErrorFields, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::answers::{Row, Rows};
 use super::connect::{self, ServerError, Socket};
 use super::frames::{self, Frames};
 use crate::error::{Code, Error, Result};
@@ -35,10 +40,10 @@ pub struct Login<'a> {
     pub options: &'a str,
     /// Whether a password may be sent as it is.
     pub encrypted: bool,
+    /// Whether it is for logical replication. Such a session understands SQL, too, but the server has
+    /// few of them.
+    pub replication: bool,
 }
-
-/// The rows of a simple query, as text.
-pub type Rows = Vec<Vec<Option<String>>>;
 
 /// A connection to a server.
 pub struct Wire {
@@ -49,7 +54,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Logs in for logical replication. Such a session understands SQL, too.
+    /// Logs in.
     ///
     /// # Errors
     /// `authentication`, what the server says, or a broken connection.
@@ -59,10 +64,11 @@ impl Wire {
         let parameters = [
             ("user", login.user),
             ("database", login.database),
-            ("replication", "database"),
             ("application_name", login.application),
             ("options", login.options),
         ];
+        let replication = login.replication.then_some(("replication", "database"));
+        let parameters = parameters.into_iter().chain(replication);
         frontend::startup_message(parameters, &mut wire.outbox).map_err(malformed)?;
         wire.flush().await?;
         wire.authenticate(login).await?;
@@ -86,6 +92,22 @@ impl Wire {
     /// A broken connection.
     pub async fn send(&mut self, sql: &str) -> Result<()> {
         frontend::query(sql, &mut self.outbox).map_err(malformed)?;
+        self.flush().await
+    }
+
+    /// Sends one statement, which has no parameters; its messages follow. The server refuses a second
+    /// one, which a piece of SQL from a user might hold.
+    ///
+    /// # Errors
+    /// A broken connection.
+    pub async fn send_one(&mut self, sql: &str) -> Result<()> {
+        let outbox = &mut self.outbox;
+        let values = iter::empty::<IsNull>();
+        frontend::parse("", sql, [], outbox).map_err(malformed)?;
+        frontend::bind("", "", [], values, |null, _| Ok(null), [], outbox)
+            .map_err(|_| broken_protocol("a statement cannot be sent"))?;
+        frontend::execute("", 0, outbox).map_err(malformed)?;
+        frontend::sync(outbox);
         self.flush().await
     }
 
@@ -274,7 +296,7 @@ impl Wire {
     }
 }
 
-fn row(body: &backend::DataRowBody) -> Result<Vec<Option<String>>> {
+fn row(body: &backend::DataRowBody) -> Result<Row> {
     let mut ranges = body.ranges();
     let mut cells = Vec::new();
     while let Some(range) = next(&mut ranges)? {
@@ -334,7 +356,7 @@ pub fn ignore(message: &Message) -> Result<()> {
 
 /// The connection is over.
 pub fn ended(why: impl std::fmt::Display) -> Error {
-    Error::transient(Code::Unreachable, format!("the connection to the log ended: {why}"))
+    Error::transient(Code::Unreachable, format!("the connection to the source ended: {why}"))
 }
 
 fn refused(why: impl std::fmt::Display) -> Error {

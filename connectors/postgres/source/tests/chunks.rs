@@ -299,6 +299,21 @@ async fn a_table_rewritten_while_a_chunk_waits_is_read_whole() {
 }
 
 #[tokio::test]
+async fn a_reader_whose_session_was_ended_while_it_had_nothing_to_do_opens_another() {
+    let fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY)").await;
+    fixture.run("INSERT INTO t VALUES (1)").await;
+    let table = fixture.tables().await.remove(0);
+    let (_, _stream) = fixture.start().await;
+    let mut reader = fixture.source.reader().await.unwrap();
+    let any = [table.columns[0].name.clone()];
+    assert!(reader.any_value(&table, &any).await.unwrap());
+    let end = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity \
+               WHERE datname = current_database() AND query = 'COMMIT' AND state = 'idle'";
+    assert_eq!(fixture.client.query_one(end, &[]).await.unwrap().get::<_, i64>(0), 1);
+    assert!(reader.any_value(&table, &any).await.unwrap());
+}
+
+#[tokio::test]
 async fn what_a_reader_cannot_read_stops_its_table_only() {
     let fixture = Fixture::new("CREATE TABLE t (k int PRIMARY KEY, v text)").await;
     fixture.run("INSERT INTO t VALUES (1, 'x')").await;
@@ -318,6 +333,8 @@ async fn what_a_reader_cannot_read_stops_its_table_only() {
     assert_eq!(read(Some("v = 'y'")).await, Ok(0));
     assert_eq!(read(Some("v = = 1")).await, Err(Code::Configuration));
     assert_eq!(read(Some("v::int > 0")).await, Err(Code::Configuration));
+    let two = "true)) TO STDOUT; COPY (SELECT * FROM t WHERE (true";
+    assert_eq!(read(Some(two)).await, Err(Code::Configuration), "more than one statement");
     fixture.run("ALTER TABLE t ADD COLUMN w int").await;
     assert_eq!(read(None).await, Ok(1));
     fixture.run("ALTER TABLE t DROP COLUMN v; ALTER TABLE t ADD COLUMN v text").await;
