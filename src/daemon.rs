@@ -129,8 +129,8 @@ fn open(settings: &Settings, status: &Arc<Status>) -> Result<Pipeline> {
         // rows of a bulk read that wait, and the chunks of the backfills.
         queue_bytes: settings.memory / 8,
         chunk_rows: settings.chunk_rows,
-        // One is read and one is written for each of the workers, each about twice in memory.
-        chunk_bytes: (settings.memory / 8 / settings.copy_workers).min(CHUNK_BYTES_MAX),
+        // One is read, one waits and one is written for each of the workers, each about twice in memory.
+        chunk_bytes: (settings.memory / 12 / settings.copy_workers).min(CHUNK_BYTES_MAX),
         copy_workers: settings.copy_workers,
         stop_on_table_error: settings.stop_on_table_error,
     };

@@ -1,5 +1,5 @@
 //! A first copy: one task reads the chunks of a table in the order of their keys, several loaders
-//! write them at a time. Called by `worker.rs` for tables that were created empty; copies over rows
+//! write them at a time, and one chunk waits, so that a loader that is done has another. Called by `worker.rs` for tables that were created empty; copies over rows
 //! that are there already go through the applier, one chunk after the other.
 //!
 //! Chunks become durable in any order. The ledger has the place up to which all of them are, so a
@@ -17,7 +17,7 @@ use connectors::error::{Code, Error, Kind, Result};
 use connectors::schema::TableSchema;
 use state::{Phase, Task};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
 use super::loaders::{Load, Loaded};
@@ -28,9 +28,10 @@ use crate::merge::chunk_batch;
 use crate::order::{Order, Wanted};
 
 /// The chunks that were read and that the ledger does not have yet.
-#[derive(Default)]
 struct Loading {
     running: JoinSet<(u64, Result<Loaded>)>,
+    /// Taken by the chunk that waits for a session.
+    waiting: Arc<Semaphore>,
     /// In the order in which they were read.
     chunks: VecDeque<Read>,
     /// The number of the first of them.
@@ -51,7 +52,7 @@ impl Worker {
         &mut self,
         table: &Arc<TableSchema>,
     ) -> std::result::Result<(), Interrupted> {
-        let mut loading = Loading::default();
+        let mut loading = Loading::new();
         let copied = self.load_chunks(table, &mut loading).await;
         if let Err(Interrupted::Failed(error)) = &copied
             && !matches!(error.kind, Kind::Table(_))
@@ -92,7 +93,8 @@ impl Worker {
         self.settle().await
     }
 
-    /// Starts to write a chunk as soon as there is a session for it.
+    /// Has a chunk written as soon as there is a session for it. At most one waits for a session, while
+    /// another one is read.
     async fn load(
         &mut self,
         chunk: Chunk,
@@ -100,10 +102,8 @@ impl Worker {
         loading: &mut Loading,
     ) -> std::result::Result<(), Interrupted> {
         let loaders = Arc::clone(&self.shared.loaders);
-        let Some(session) = loaders.session().await? else {
-            let message = "the target takes one writer at a time after all";
-            return Err(Error::stop(Code::Internal, message).into());
-        };
+        // It is never closed.
+        let waiting = Arc::clone(&loading.waiting).acquire_owned().await;
         while let Some(finished) = loading.running.try_join_next() {
             self.loaded(finished, loading).await?;
         }
@@ -111,7 +111,12 @@ impl Worker {
         let load = Load { rows: chunk_batch(chunk, None), hold };
         let (number, remains) = (loading.add(rows, next), self.shared.remains.clone());
         loading.running.spawn(async move {
-            let loaded = loaders.load(session, load).await;
+            let loaded = async {
+                let session = loaders.session().await?.ok_or_else(one_writer)?;
+                drop(waiting);
+                loaders.load(session, load).await
+            };
+            let loaded = loaded.await;
             drop(remains);
             (number, loaded)
         });
@@ -171,6 +176,11 @@ impl Worker {
 }
 
 impl Loading {
+    fn new() -> Loading {
+        let (running, waiting) = (JoinSet::new(), Arc::new(Semaphore::new(1)));
+        Loading { running, waiting, chunks: VecDeque::new(), first: 0 }
+    }
+
     /// A chunk that comes after all others; returns its number.
     fn add(&mut self, rows: u64, next: Option<Key>) -> u64 {
         self.chunks.push_back(Read { rows, next, durable: false });
@@ -197,6 +207,10 @@ impl Loading {
         }
         self.first > before
     }
+}
+
+fn one_writer() -> Error {
+    Error::stop(Code::Internal, "the target takes one writer at a time after all")
 }
 
 fn died(error: JoinError) -> Error {
