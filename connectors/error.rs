@@ -49,6 +49,8 @@ pub enum Code {
     SlotLost,
     /// The slot has moved past what the target has.
     SlotGap,
+    /// The source cannot read its own log for us.
+    LogUnreadable,
     /// The slot exists, but neither target nor state knows this pipeline.
     SlotUnknown,
     /// Somebody else reads from the slot.
@@ -124,6 +126,7 @@ impl Code {
             Code::SlotMissing => "slot-missing",
             Code::SlotLost => "slot-lost",
             Code::SlotGap => "slot-gap",
+            Code::LogUnreadable => "log-unreadable",
             Code::SlotUnknown => "slot-unknown",
             Code::SlotInUse => "slot-in-use",
             Code::Publication => "publication",

@@ -90,6 +90,7 @@ async fn run_sessions(
         until_current: options.until == Until::Current,
         until_copied: options.until == Until::Requested,
         mark: None,
+        new_logs: Vec::new(),
         established: false,
         asks,
         stop,

@@ -6,6 +6,7 @@ mod conductor;
 mod start;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use connectors::error::{Code, Error, Result};
 use connectors::schema::TablePatterns;
@@ -14,6 +15,8 @@ use connectors::{Source, Target};
 use state::Store;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::warn;
 
 use crate::applier::{Applier, Channels};
 use crate::backfill::{Backfills, Loaders, Shared, Waiting};
@@ -29,6 +32,11 @@ use crate::status::{State, Status};
 use crate::supply;
 use conductor::{Conductor, Goal};
 use start::Ready;
+
+/// So long after its beginning a log that cannot be read is left for another one ...
+const YOUNG: Duration = Duration::from_secs(300);
+/// ... until a process has begun so many.
+const NEW_LOGS_MAX: usize = 3;
 
 /// How a pipeline runs.
 #[derive(Clone, Debug)]
@@ -79,12 +87,28 @@ pub struct Session {
     pub until_copied: bool,
     /// The version that `until_current` waits for.
     pub mark: Option<Version>,
+    /// When this process began a new log, each time.
+    pub new_logs: Vec<Instant>,
     /// Whether a session of this process has been running.
     pub established: bool,
     /// Requests of other commands.
     pub asks: mpsc::Receiver<Ask>,
     /// Ends the pipeline in order.
     pub stop: watch::Receiver<bool>,
+}
+
+impl Session {
+    /// What comes of an error: a log that cannot be read is left for another one while it is so young
+    /// that nothing is lost but the copies of a few minutes.
+    fn or_another_log(&mut self, error: Error) -> Error {
+        let is_young = self.new_logs.last().is_some_and(|begun| begun.elapsed() < YOUNG);
+        if error.code != Code::LogUnreadable || !is_young || self.new_logs.len() >= NEW_LOGS_MAX {
+            return error;
+        }
+        warn!(reason = error.message, "a new log cannot be read; another one is begun");
+        (self.resync, self.mark) = (true, None);
+        Error::transient(Code::Resumed, error.message)
+    }
 }
 
 impl Pipeline {
@@ -98,11 +122,15 @@ impl Pipeline {
         session.established = true;
         session.fence = Some(ready.fence);
         (session.take_over, session.resync) = (false, false);
-        self.replicate(ready, session).await
+        if ready.new_log {
+            session.new_logs.push(Instant::now());
+        }
+        let outcome = self.replicate(ready, session).await;
+        outcome.map_err(|error| session.or_another_log(error))
     }
 
     async fn replicate(&self, ready: Ready, session: &mut Session) -> Result<()> {
-        let Ready { mut target, fence, checkpoint, tables, schemas, earlier, fresh } = ready;
+        let Ready { mut target, fence, checkpoint, tables, schemas, earlier, fresh, .. } = ready;
         let epoch = checkpoint.version.epoch;
         if session.until_current && session.mark.is_none() {
             session.mark = Some(self.source.mark(epoch).await?);

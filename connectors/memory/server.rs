@@ -85,6 +85,8 @@ pub(super) struct State {
     pub(super) tables: BTreeMap<TableName, Table>,
     pub(super) log: Vec<Commit>,
     pub(super) slot: Option<Slot>,
+    /// How many of the next slots cannot be read.
+    pub(super) spoiled_slots: usize,
     /// Counts opened streams.
     pub(super) streams: u64,
 }
@@ -105,6 +107,8 @@ pub(super) struct Slot {
     pub(super) reader: Option<u64>,
     /// The streams that read a copy of it.
     pub(super) copies: BTreeSet<u64>,
+    /// The server cannot read its log for it.
+    pub(super) spoiled: bool,
 }
 
 /// A transaction in the log.
@@ -219,6 +223,11 @@ impl SourceServer {
         if let Some(slot) = &mut state.slot {
             slot.acknowledged = head;
         }
+    }
+
+    /// So many of the next slots turn out to be unreadable at the first commit.
+    pub fn spoil_slots(&self, count: usize) {
+        self.lock().spoiled_slots = count;
     }
 
     /// Another server answers at this address from now on.

@@ -346,6 +346,9 @@ impl MemoryStream {
     fn reads(&self, state: &State, from: u64) -> Result<Option<(u64, Transaction)>> {
         let slot = self.reader(state)?;
         let Some(commit) = state.after(from) else { return Ok(None) };
+        if slot.spoiled {
+            return Err(Error::stop(Code::LogUnreadable, "the source cannot read its log"));
+        }
         let published = |change: &&Change| {
             let since = slot.published.get(change.table());
             self.tables.contains(change.table()) && since.is_some_and(|since| *since < commit.lsn)
@@ -467,7 +470,9 @@ impl State {
 
     fn start_slot(&mut self) -> u64 {
         let (published, reader, copies) = (BTreeMap::new(), None, BTreeSet::new());
-        self.slot = Some(Slot { acknowledged: self.head, published, reader, copies });
+        let spoiled = self.spoiled_slots > 0;
+        self.spoiled_slots = self.spoiled_slots.saturating_sub(1);
+        self.slot = Some(Slot { acknowledged: self.head, published, reader, copies, spoiled });
         self.head
     }
 

@@ -30,7 +30,7 @@ pub fn failure(doing: &str, error: &ServerError, gaps: &[(&str, Code)]) -> Error
         Some((_, code)) => gap(doing, *code, error),
         None if error.sqlstate == DEFECT => {
             let message = format!("{doing}: {}; {UNREADABLE}: {RESYNC}", error.text());
-            Error::stop(Code::Protocol, message)
+            Error::stop(Code::LogUnreadable, message)
         }
         None => connect::server_error(doing, error),
     }
@@ -62,7 +62,7 @@ mod tests {
         let error =
             ServerError { sqlstate: DEFECT.into(), message: message.into(), objects: Vec::new() };
         let failed = failure(READING, &error, &WHILE_READING);
-        assert_eq!((failed.is_transient(), failed.code), (false, Code::Protocol));
+        assert_eq!((failed.is_transient(), failed.code), (false, Code::LogUnreadable));
         assert!(failed.message.contains(message) && failed.message.ends_with("--resync`"));
     }
 }

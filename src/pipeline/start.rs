@@ -27,6 +27,8 @@ pub(super) struct Ready {
     /// The shapes that the target was prepared for until now, where they were others.
     pub(super) earlier: Vec<Arc<TableSchema>>,
     pub(super) fresh: Vec<TableName>,
+    /// Whether the log was begun just now.
+    pub(super) new_log: bool,
 }
 
 impl Pipeline {
@@ -117,7 +119,7 @@ impl Pipeline {
             self.status.table_status(name, &status);
             statuses.insert(name.clone(), status);
         }
-        let (checkpoint, new) = match self.locate(&start, &schemas, &relied_upon).await {
+        let (checkpoint, new_log) = match self.locate(&start, &schemas, &relied_upon).await {
             Ok(located) => located,
             Err(error) => return Err(unless_fenced(target.as_mut(), remembered.fence, error).await),
         };
@@ -126,7 +128,7 @@ impl Pipeline {
             history::save(&*self.store, &earlier)?;
         }
         self.keep_only_replicated_tasks(&schemas)?;
-        let checkpoint = if new || changed(&remembered, &statuses) {
+        let checkpoint = if new_log || changed(&remembered, &statuses) {
             record(target.as_mut(), checkpoint, statuses).await?
         } else {
             checkpoint
@@ -136,7 +138,8 @@ impl Pipeline {
         persist.save_when_due(std::time::Duration::ZERO)?;
         info!(position = %checkpoint.position, version = %checkpoint.version, tables = schemas.len(), "pipeline ready");
         let earlier = earlier.into_iter().map(Arc::new).collect();
-        Ok(Ready { target, fence: remembered.fence, checkpoint, tables, schemas, earlier, fresh })
+        let fence = remembered.fence;
+        Ok(Ready { target, fence, checkpoint, tables, schemas, earlier, fresh, new_log })
     }
 
     /// The checkpoint to go on from, and whether the target does not have it yet.

@@ -272,6 +272,30 @@ fn s10_a_target_older_than_what_the_source_keeps_stops_and_is_copied_on_request(
     });
 }
 
+/// A first start of which so many slots cannot be read.
+fn begun_with_spoiled_slots(count: usize) -> End {
+    let world = World::filled(Setup::plain(), 5);
+    world.source.spoil_slots(count);
+    world.watch.slot_is_unknown(true);
+    run(async {
+        let users = tokio::spawn(users(Arc::clone(&world)));
+        let end = live(&world, for_millis(4_000)).await;
+        users.await.expect("the users");
+        if matches!(end, End::Done) {
+            world.watch.slot_is_unknown(false);
+            assert_eq!(settle(&world, false).await, Ok(()));
+        }
+        end
+    })
+}
+
+#[test]
+fn a_new_log_that_cannot_be_read_is_left_for_another_one() {
+    assert!(matches!(begun_with_spoiled_slots(2), End::Done));
+    let end = begun_with_spoiled_slots(3);
+    assert!(matches!(&end, End::GaveUp(error) if error.code == Code::LogUnreadable), "{end:?}");
+}
+
 #[test]
 fn s19_a_dropped_slot_stops_and_loses_nothing_of_the_target() {
     let world = World::filled(Setup::plain(), 5);

@@ -104,6 +104,7 @@ pub async fn live_with(
         until_current: command.until_current,
         until_copied: command.until_copied,
         mark: None,
+        new_logs: Vec::new(),
         established: false,
         asks,
         stop,
