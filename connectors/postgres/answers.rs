@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use tokio_postgres::SimpleQueryMessage;
 
-use super::wire::broken_protocol;
+use super::frames::broken_protocol;
 use crate::error::Result;
 
 /// A row; NULL is `None`.

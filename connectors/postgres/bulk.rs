@@ -23,10 +23,10 @@ use super::bulk_reader::{Door, Reader};
 use super::bulk_turn::{FIRST_CALL, Place, READING_IN_BULK, failure};
 use super::connect::ServerError;
 use super::copy_binary::{Expected, Piece};
-use super::frames::Frames;
+use super::frames::{self, Frames};
 use super::gap;
 use super::lsn::Lsn;
-use super::wire::{self, Wire};
+use super::wire::Wire;
 use crate::error::{Code, Error, Result};
 
 /// A row is one message.
@@ -210,7 +210,7 @@ impl Bulk {
     fn called(&mut self, failed: Option<ServerError>) -> Result<Option<Over>> {
         match (failed, self.expected) {
             (None, Expected::Nothing) => Ok(None),
-            (None, _) => Err(wire::broken_protocol("rows without an end")),
+            (None, _) => Err(frames::broken_protocol("rows without an end")),
             // After a row, only the session's next life knows how to go on.
             (Some(error), Expected::Header) if is_refusal(&error) => {
                 Ok(Some(Over { at: self.received, end: End::Refused(error.text()) }))

@@ -21,9 +21,8 @@ use super::bulk_reader::{Door, Reader};
 use super::bulk_turn::{CALL, FIRST_CALL, Place};
 use super::connect::ServerError;
 use super::copy_session::Given;
-use super::frames::Frames;
+use super::frames::{self, Frames};
 use super::lsn::Lsn;
-use super::wire;
 use crate::error::Result;
 
 /// How long the stream waits for a target that is slow to make everything durable.
@@ -191,7 +190,7 @@ impl Ahead {
         let place = self.reader.place().await?;
         // What was not read must not be taken for read; and it would be asked for again for ever.
         if place.confirmed < upto {
-            return Err(wire::broken_protocol("a bulk read that ends before its end"));
+            return Err(frames::broken_protocol("a bulk read that ends before its end"));
         }
         let least = if is_first { FIRST_CALL } else { CALL };
         let Some(upto) = place.next_call(self.second.door.above, least) else {

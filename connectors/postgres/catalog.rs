@@ -9,11 +9,11 @@ use std::sync::Arc;
 use tokio_postgres::Client;
 
 use super::answers::{Row, Rows, of_driver, parsed, text, yes};
+use super::frames::broken_protocol;
 use super::pgoutput;
 use super::source_sql as sql;
 use super::transaction::{Relation, Shape};
 use super::values::Keep;
-use super::wire::broken_protocol;
 use super::{connect, quote};
 use crate::error::{Code, Error, Result};
 use crate::schema::{Column, ColumnType, Engine, TableName, TablePatterns, TableSchema};

@@ -83,9 +83,10 @@ impl CopySession {
         }
         let (mut answers, mut failed) = ([const { Vec::new() }; N], None);
         for answer in &mut answers {
-            match self.patience.wait(self.wire.until_ready()).await?? {
-                Ok(rows) => *answer = rows,
-                Err(error) => failed = failed.or(Some(error)),
+            match self.patience.wait(self.wire.until_ready()).await? {
+                Ok(Ok(rows)) => *answer = rows,
+                Ok(Err(error)) => failed = failed.or(Some(error)),
+                Err(ended) => return failed.map_or(Err(ended), |failed| Ok(Err(failed))),
             }
         }
         Ok(failed.map_or(Ok(answers), Err))

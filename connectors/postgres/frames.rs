@@ -4,8 +4,7 @@
 use bytes::{Buf, BytesMut};
 use postgres_protocol::message::backend::Header;
 
-use super::wire::{broken_protocol, malformed};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 
 /// The letter and the length.
 const HEADER_BYTES: usize = 5;
@@ -77,6 +76,16 @@ pub fn skip(buffer: &mut BytesMut) {
     if let Ok(Some(length)) = length(buffer) {
         buffer.advance(length);
     }
+}
+
+/// A message that is none.
+pub fn malformed(error: std::io::Error) -> Error {
+    broken_protocol(error)
+}
+
+/// The server says what it must not say.
+pub fn broken_protocol(what: impl std::fmt::Display) -> Error {
+    Error::stop(Code::Protocol, format!("the source does not speak the protocol: {what}"))
 }
 
 #[cfg(test)]

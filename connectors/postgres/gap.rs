@@ -5,9 +5,10 @@
 //! that is missing, and leaves its changes out.
 
 use super::connect::{self, ServerError};
-use super::subscribe::RESYNC;
 use crate::error::{Code, Error, Result};
 
+/// What to type when the log has a gap.
+pub const RESYNC: &str = "to accept the gap and copy everything again run `driftless run --resync`";
 /// What is being done while messages come.
 pub const READING: &str = "read the log";
 /// What SQLSTATEs mean when a slot is opened.

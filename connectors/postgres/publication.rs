@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use tokio_postgres::Client;
 
 use super::catalog::CatalogTable;
+use super::gap::RESYNC;
 use super::lsn::Bookmark;
 use super::source_sql as sql;
-use super::subscribe::RESYNC;
 use super::{connect, quote};
 use crate::error::{Code, Error, Result};
 use crate::schema::TableName;

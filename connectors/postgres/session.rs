@@ -10,9 +10,9 @@ use super::answers::{only, parsed};
 use super::config::{Config, Host, TlsMode};
 use super::connect;
 use super::copy_session::CopySession;
+use super::gap::RESYNC;
 use super::lsn::{LogIdentity, Lsn};
 use super::paced::Reading;
-use super::subscribe::RESYNC;
 use super::wire::{Login, Wire};
 use crate::error::{Code, Error, Result};
 

@@ -9,14 +9,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
+use super::gap::RESYNC;
 use super::lsn::{Bookmark, LogIdentity, Lsn};
 use super::session::other_source;
 use super::source_sql as sql;
 use super::{connect, quote};
 use crate::error::{Code, Error, Result};
 
-/// What to type when the log has a gap.
-pub const RESYNC: &str = "to accept the gap and copy everything again run `driftless run --resync`";
 /// How long creating a slot waits for other transactions before it says whom it waits for.
 const SLOT_TRY: &str = "2s";
 const EVICT_WAIT: Duration = Duration::from_secs(10);

@@ -31,6 +31,7 @@ use std::sync::atomic::AtomicBool;
 use async_trait::async_trait;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
+use self::row_writer::Unwritten;
 pub use self::row_writer::{Form, RowWriter};
 use self::session::{Door, Session};
 use super::config::Config;
@@ -106,6 +107,21 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
+    /// A value cannot be written to this stage's table.
+    fn unwritten(why: Unwritten, place: usize, table: &TableSchema) -> Failure {
+        match why {
+            Unwritten::NoBinary => Failure::NoBinary(place),
+            Unwritten::Foreign => Failure::Ours(Error::stop(
+                Code::Protocol,
+                format!(
+                    "write rows of table {}: the source sent a value in binary that is none of its \
+                     column's type",
+                    table.name
+                ),
+            )),
+        }
+    }
+
     fn doing(self, doing: &str) -> Error {
         match self {
             Failure::Server(error) => connect::error(doing, &error),

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::answers::{Row, Rows};
 use super::connect::{self, ServerError, Socket};
-use super::frames::{self, Frames};
+use super::frames::{self, Frames, broken_protocol, malformed};
 use crate::error::{Code, Error, Result};
 
 // The server puts small messages into each packet; wide reads collect many of them.
@@ -361,16 +361,6 @@ pub fn ended(why: impl std::fmt::Display) -> Error {
 
 fn refused(why: impl std::fmt::Display) -> Error {
     Error::stop(Code::Authentication, format!("log in: {why}"))
-}
-
-/// A message that is none.
-pub fn malformed(error: std::io::Error) -> Error {
-    broken_protocol(error)
-}
-
-/// The server says what it must not say.
-pub fn broken_protocol(what: impl std::fmt::Display) -> Error {
-    Error::stop(Code::Protocol, format!("the source does not speak the protocol: {what}"))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tokio_postgres::error::SqlState;
 
 use super::apply::is_about_data;
 use super::copying::Copying;
-use super::row_writer::{NoBinary, RowWriter};
+use super::row_writer::RowWriter;
 use super::session::Session;
 use super::{Attempt, Failure};
 use crate::key_order::by_key;
@@ -89,7 +89,8 @@ impl Session {
         let mut writer = RowWriter::new(form, OWN_COLUMNS);
         for at in by_key(part.table, part.upserts.iter().map(|upsert| &upsert.key)) {
             let upsert = &part.upserts[at];
-            writer.cells(upsert.row.cells()).map_err(|NoBinary| Failure::NoBinary(place))?;
+            let written = writer.cells(upsert.row.cells());
+            written.map_err(|why| Failure::unwritten(why, place, part.table))?;
             writer.rank(upsert.version, upsert.updated_at);
             if let Some(piece) = writer.end_row() {
                 sink.feed(piece).await?;

@@ -66,26 +66,30 @@ impl Form {
 impl BinaryColumn {
     /// Appends a value that came in binary, by way of its text if the target's column has another
     /// encoding than the source's.
-    fn push(self, value: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    fn push(self, value: &[u8], out: &mut Vec<u8>) -> Result<(), Unwritten> {
         if self.source == Some(self.to) {
             binary::push_bytes(value, out);
-            return Some(());
+            return Ok(());
         }
-        let mut text = Vec::new();
-        push_text(self.source, value, &mut text);
-        self.to.push(&text, out)
+        self.to.push(&text(self.source, value)?, out).ok_or(Unwritten::NoBinary)
     }
 }
 
-/// Appends the text of a value that came in binary.
-fn push_text(source: Option<Encoding>, value: &[u8], out: &mut Vec<u8>) {
-    let read = source.and_then(|source| source.push_text(value, out));
-    assert!(read.is_some(), "a value in binary is none of its column's type");
+/// The text of a value that came in binary.
+fn text(source: Option<Encoding>, value: &[u8]) -> Result<Vec<u8>, Unwritten> {
+    let mut text = Vec::new();
+    let read = source.and_then(|source| source.push_text(value, &mut text));
+    read.map(|()| text).ok_or(Unwritten::Foreign)
 }
 
-/// A value has no binary form.
-#[derive(Debug)]
-pub struct NoBinary;
+/// Why a value cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwritten {
+    /// It has no binary form.
+    NoBinary,
+    /// It came in binary, and is none of its column's type.
+    Foreign,
+}
 
 /// Rows being written.
 pub struct RowWriter<'a> {
@@ -110,19 +114,17 @@ impl<'a> RowWriter<'a> {
     ///
     /// # Panics
     /// If there are not as many as the table has columns: a defect, rows and schemas travel
-    /// together. What follows would be read as other columns. Or if a value in binary is none of its
-    /// column's type.
+    /// together. What follows would be read as other columns.
     pub fn cells<'c>(
         &mut self,
         cells: impl ExactSizeIterator<Item = Cell<'c>>,
-    ) -> Result<(), NoBinary> {
+    ) -> Result<(), Unwritten> {
         let (count, columns) = (cells.len(), self.form.columns() - self.own_columns);
         assert!(count == columns, "a row of {count} cells for {columns} columns");
         let columns = match self.form {
             Form::Binary(columns) => columns,
             Form::Text(columns) => {
-                self.cells_as_text(columns, cells);
-                return Ok(());
+                return self.cells_as_text(columns, cells);
             }
         };
         let out = &mut self.piece;
@@ -130,8 +132,8 @@ impl<'a> RowWriter<'a> {
         out.extend_from_slice(&(columns.len() as i16).to_be_bytes());
         for (column, cell) in columns.iter().zip(cells) {
             match cell {
-                Cell::Value(text) => column.to.push(text, out).ok_or(NoBinary)?,
-                Cell::Binary(value) => column.push(value, out).ok_or(NoBinary)?,
+                Cell::Value(text) => column.to.push(text, out).ok_or(Unwritten::NoBinary)?,
+                Cell::Binary(value) => column.push(value, out)?,
                 Cell::Null | Cell::Absent => binary::push_null(out),
             }
         }
@@ -142,20 +144,17 @@ impl<'a> RowWriter<'a> {
         &mut self,
         columns: &[Option<Encoding>],
         cells: impl Iterator<Item = Cell<'c>>,
-    ) {
+    ) -> Result<(), Unwritten> {
         let out = &mut self.piece;
         for (&source, cell) in columns.iter().zip(cells) {
             match cell {
                 Cell::Value(text) => copy::encode_value(out, text),
-                Cell::Binary(value) => {
-                    let mut text = Vec::new();
-                    push_text(source, value, &mut text);
-                    copy::encode_value(out, &text);
-                }
+                Cell::Binary(value) => copy::encode_value(out, &text(source, value)?),
                 Cell::Null | Cell::Absent => out.extend_from_slice(copy::NULL),
             }
             out.push(copy::DELIMITER);
         }
+        Ok(())
     }
 
     /// A `bytea` column of ours.
@@ -280,7 +279,8 @@ mod tests {
     fn a_value_without_a_binary_form_is_noticed() {
         let form = in_binary(&[Encoding::Int64], &[]);
         let mut writer = RowWriter::new(&form, 0);
-        assert!(writer.cells([Cell::Value(b"seven")].into_iter()).is_err());
+        let written = writer.cells([Cell::Value(b"seven")].into_iter());
+        assert_eq!(written, Err(Unwritten::NoBinary));
     }
 
     #[test]
@@ -302,10 +302,15 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "none of its column's type")]
-    fn a_value_in_binary_of_a_column_that_has_none_is_a_defect() {
-        let form = in_binary(&[Encoding::Int64], &[]);
-        let _ = RowWriter::new(&form, 0).cells([Cell::Binary(&[0; 8])].into_iter());
+    fn a_value_in_binary_that_is_none_of_its_columns_type_is_noticed() {
+        use Encoding::{Int32, Int64};
+        let check = |form: &Form| {
+            let written = RowWriter::new(form, 0).cells([Cell::Binary(&[0; 8])].into_iter());
+            assert_eq!(written, Err(Unwritten::Foreign));
+        };
+        check(&in_binary(&[Int64], &[]));
+        check(&in_binary(&[Int64], &[Int32]));
+        check(&Form::new(&[None], &[Some(Int32)], true));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use futures_util::SinkExt;
 
 use super::copying::Copying;
 use super::new_rows::CopyNew;
-use super::row_writer::{NoBinary, RowWriter};
+use super::row_writer::{RowWriter, Unwritten};
 use super::session::Session;
 use super::{Attempt, Failure};
 use crate::change::{Cell, Row, RowDelete, RowUpsert};
@@ -105,13 +105,13 @@ impl Session {
         if part.deletes.is_empty() && part.upserts.is_empty() {
             return Ok(staged);
         }
-        let no_binary = |NoBinary| Failure::NoBinary(place);
+        let unwritten = |why| Failure::unwritten(why, place, part.table);
         let Copying { statement, form, .. } = &self.stages[place].copying;
         let mut sink = pin!(self.client.copy_in(statement).await?);
         let mut kinds = Kinds::default();
         let mut writer = RowWriter::new(form, OWN_COLUMNS);
         for at in by_key(part.table, part.deletes.iter().map(|delete| &delete.key)) {
-            write_delete(&mut writer, part.table, &part.deletes[at]).map_err(no_binary)?;
+            write_delete(&mut writer, part.table, &part.deletes[at]).map_err(unwritten)?;
             if let Some(piece) = writer.end_row() {
                 sink.feed(piece).await?;
             }
@@ -121,7 +121,7 @@ impl Session {
             let kind = if at < early { sql::EARLY } else { kinds.of(&upsert.row) };
             staged.complete |= kind == sql::COMPLETE;
             let with_key = check_tombstones || kind >= sql::FIRST_PARTIAL;
-            write_upsert(&mut writer, upsert, kind, with_key).map_err(no_binary)?;
+            write_upsert(&mut writer, upsert, kind, with_key).map_err(unwritten)?;
             if let Some(piece) = writer.end_row() {
                 sink.feed(piece).await?;
             }
@@ -159,7 +159,7 @@ fn write_delete(
     writer: &mut RowWriter<'_>,
     table: &TableSchema,
     delete: &RowDelete,
-) -> Result<(), NoBinary> {
+) -> Result<(), Unwritten> {
     // Cells stand in column order, a key's values in key order.
     let values: Vec<&[u8]> = delete.key.values().collect();
     let cell = |index: usize| {
@@ -178,7 +178,7 @@ fn write_upsert(
     upsert: &RowUpsert,
     kind: u32,
     with_key: bool,
-) -> Result<(), NoBinary> {
+) -> Result<(), Unwritten> {
     writer.cells(upsert.row.cells())?;
     writer.bytes(with_key.then(|| upsert.key.as_bytes()));
     writer.rank(upsert.version, upsert.updated_at);
