@@ -9,66 +9,24 @@
 //! Surprise: a change from one to the other goes on when the future that waited for it is
 //! dropped.
 
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use tokio::time::timeout;
 
 use super::bulk::{Bulk, End, Next, Opened, Over};
 use super::bulk_reader::Door;
-use super::config::Config;
-use super::lsn::{LogIdentity, Lsn};
-use super::session;
-use super::streamed::Early;
-use super::streaming::Streaming;
-use super::values::InBinary;
+use super::lsn::Lsn;
+use super::pipeline::{ANSWER, HEARTBEAT, Pipeline};
+use super::streaming::{Item, Streaming};
 use super::walsender::Walsender;
 use super::wire::Wire;
 use crate::error::{Code, Error, Result};
 
-/// After this much silence the source is asked for a sign of life.
-pub const HEARTBEAT: Duration = Duration::from_secs(10);
-/// How long it has to give one; together with `HEARTBEAT` 30 s.
-pub const ANSWER: Duration = Duration::from_secs(20);
-/// A call that finds the time already over still looks at what has arrived.
-pub const GRACE: Duration = Duration::from_millis(100);
 /// A pipeline that streams must be this many times further behind than one that is being opened:
 /// a change costs the server some log that it reads again.
 const PATIENCE: u64 = 4;
-
-/// What every feed of a pipeline needs to know.
-pub struct Pipeline {
-    /// The server.
-    pub config: Arc<Config>,
-    /// Name of slot and publication.
-    pub slot: String,
-    /// Which log it is.
-    pub identity: LogIdentity,
-    /// Where transactions that have not ended are put.
-    pub spool: PathBuf,
-    /// Whether they are taken before their end.
-    pub early: Early,
-    /// There if values come in binary.
-    pub in_binary: Option<InBinary>,
-    /// How far behind it must be for bulk reads, in bytes; `None` for never.
-    pub bulk_read_above: Option<u64>,
-    /// How many bytes of a bulk read may wait for us.
-    pub read_ahead: usize,
-    /// Set once the source has refused them.
-    pub bulk_read_refused: Arc<AtomicBool>,
-}
-
-/// What comes next.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Item {
-    /// A message, which stays until `consume`.
-    Message,
-    /// Everything before this place was given out.
-    Reached(Lsn),
-}
 
 /// The messages of a slot.
 pub struct Feed {
@@ -205,20 +163,6 @@ impl Feed {
                 begin(&pipeline, wire, (at, end), durable).await
             }));
         }
-    }
-}
-
-impl Pipeline {
-    /// Opens a session that may read the log. Also says where the log ends.
-    ///
-    /// # Errors
-    /// As `session::login_to`.
-    pub async fn login(&self) -> Result<(Wire, Lsn)> {
-        session::login_to(&self.config, &self.slot, &self.identity).await
-    }
-
-    fn bulk_read_above(&self) -> Option<u64> {
-        self.bulk_read_above.filter(|_| !self.bulk_read_refused.load(Ordering::Relaxed))
     }
 }
 

@@ -25,6 +25,7 @@ mod lsn;
 mod outcome;
 mod paced;
 mod pgoutput;
+mod pipeline;
 mod publication;
 pub mod quote;
 mod session;

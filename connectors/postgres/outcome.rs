@@ -21,7 +21,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use super::feed::{ANSWER, HEARTBEAT, Pipeline};
+use super::pipeline::{ANSWER, HEARTBEAT, Pipeline};
 use super::source_sql as sql;
 use super::visibility::Snapshot;
 use super::{connect, session};

@@ -15,11 +15,12 @@ use tokio_postgres::Client;
 
 use super::catalog_session::CatalogSession;
 use super::config::Config;
-use super::feed::{Feed, Item, Pipeline};
+use super::feed::Feed;
 use super::lsn::{Bookmark, Lsn};
 use super::pgoutput::{self, Message};
+use super::pipeline::{Early, Pipeline};
 use super::session::{self, other_source};
-use super::streamed::Early;
+use super::streaming::Item;
 use super::transaction::{Builder, Relation};
 use super::values::InBinary;
 use super::visibility::CommitLog;

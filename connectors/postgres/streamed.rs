@@ -9,39 +9,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::outcome::Committed;
 use crate::error::{Code, Error, Result};
 use crate::spool::{Failure, Spool};
-
-/// Whether transactions are taken before their end. Shared by all sessions of a source.
-#[derive(Clone, Debug)]
-pub struct Early(Arc<AtomicBool>);
-
-impl Early {
-    /// As the settings say.
-    #[must_use]
-    pub fn new(wanted: bool) -> Early {
-        Early(Arc::new(AtomicBool::new(wanted)))
-    }
-
-    /// Whether the next session asks for it.
-    #[must_use]
-    pub fn is_wanted(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// From the next session on, as long as we run, they are taken at their end. The same log is no
-    /// trouble to the server then, and there is nothing that we would have to find out.
-    #[must_use]
-    pub fn give_up(&self, why: impl std::fmt::Display) -> Error {
-        self.0.store(false, Ordering::Relaxed);
-        let message = format!("{why}; large transactions will be read at their end");
-        Error::transient(Code::Protocol, message)
-    }
-}
 
 /// The transactions that have not ended yet.
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::feed::{ANSWER, GRACE, HEARTBEAT, Item, Pipeline};
 use super::lsn::Lsn;
 use super::outcome::{self, Replay};
+use super::pipeline::{ANSWER, GRACE, HEARTBEAT, Pipeline};
 use super::streamed::{Streamed, Taken};
 use super::walsender::{Frame, Walsender};
 use crate::error::{Code, Error, Result};
@@ -23,6 +23,15 @@ use crate::spool::Room;
 /// waits until we confirm all of its log, which a slow target may not allow for long.
 const HURRY_MAX: u32 = 8;
 const HURRY_WINDOW: Duration = Duration::from_secs(1);
+
+/// What comes next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A message, which stays until `consume`.
+    Message,
+    /// Everything before this place was given out.
+    Reached(Lsn),
+}
 
 /// An open stream.
 pub struct Streaming {

@@ -9,13 +9,12 @@ use postgres_protocol::message::frontend;
 use tokio::time::{Instant, sleep};
 
 use super::connect::ServerError;
-use super::feed::Pipeline;
 use super::frames::broken_protocol;
 use super::gap;
 use super::lsn::Lsn;
 use super::pgoutput::EPOCH_MICROS;
+use super::pipeline::{Early, Pipeline};
 use super::source_sql as sql;
-use super::streamed::Early;
 use super::values::InBinary;
 use super::wire::{self, Wire};
 use crate::error::{Code, Result};

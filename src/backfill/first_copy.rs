@@ -1,6 +1,7 @@
 //! A first copy: one task reads the chunks of a table in the order of their keys, several loaders
-//! write them at a time, and one chunk waits, so that a loader that is done has another. Called by `worker.rs` for tables that were created empty; copies over rows
-//! that are there already go through the applier, one chunk after the other.
+//! write them at a time, and one chunk waits, so that a loader that is done has another. Called by
+//! `worker.rs` for tables that were created empty; copies over rows that are there already go
+//! through the applier, one chunk after the other.
 //!
 //! Chunks become durable in any order. The ledger has the place up to which all of them are, so a
 //! restart repeats at most those that were under way, and repeating is harmless.

@@ -1,7 +1,7 @@
 //! Transactions that are too large for the server's memory come before they have ended. What is
 //! made of them is what would have come at their end.
 
-use super::super::super::streamed::Early;
+use super::super::super::pipeline::Early;
 use super::*;
 
 impl Fixture {
