@@ -87,9 +87,9 @@ impl Bulk {
     /// # Errors
     /// A gap, what the server says, silence (transient), or a broken connection.
     pub async fn open(wire: Wire, door: Door, from: Lsn, durable: Lsn) -> Result<Opened> {
-        let (mut reader, version) = Reader::new(wire, &door).await?;
+        let mut reader = Reader::new(wire, &door).await?;
         let over = |end| Ok(Opened::Over(Over { at: from, end }));
-        if is_too_old(version) {
+        if is_too_old(reader.version()) {
             return over(End::Refused("it needs 14.8, 15.3 or newer".into()));
         }
         if let Err(error) = reader.copy_slot().await? {

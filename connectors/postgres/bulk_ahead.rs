@@ -22,6 +22,7 @@ use super::bulk_turn::{CALL, FIRST_CALL, Place};
 use super::connect::ServerError;
 use super::copy_session::Given;
 use super::frames::{self, Frames};
+use super::gap;
 use super::lsn::Lsn;
 use crate::error::Result;
 
@@ -272,6 +273,10 @@ impl Outlet {
         loop {
             let rows = match reader.given().await? {
                 Given::Rows(rows) => rows,
+                Given::Notice(notice) => {
+                    gap::unless_noticed(&notice)?;
+                    continue;
+                }
                 Given::End(failed) => return Ok(failed),
             };
             // More than there is room for at all passes alone.

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::answers::{Rows, only, parsed};
+use super::answers::{only, parsed};
 use super::bulk_turn::{CALL, Place, READING_IN_BULK, answer, failure};
 use super::connect::ServerError;
 use super::copy_session::{CopySession, Given};
@@ -38,16 +38,19 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Goes on with a session that may read the log. There is no copy yet. Also says of which version
-    /// the server is.
+    /// Goes on with a session that may read the log. There is no copy yet.
     ///
     /// # Errors
     /// What the server says, or a broken connection.
-    pub async fn new(wire: Wire, door: &Door) -> Result<(Reader, i32)> {
+    pub async fn new(wire: Wire, door: &Door) -> Result<Reader> {
         let session = CopySession::new(wire, &door.pipeline.config).await?;
         let copy = format!("driftless_bulk_{}", session.backend_pid());
-        let version = session.version();
-        Ok((Reader { door: door.clone(), session, copy }, version))
+        Ok(Reader { door: door.clone(), session, copy })
+    }
+
+    /// The server's version, as 150003.
+    pub fn version(&self) -> i32 {
+        self.session.version()
     }
 
     /// A session of its own.
@@ -56,7 +59,7 @@ impl Reader {
     /// As `session::login_to`; as `new`.
     pub async fn open(door: &Door) -> Result<Reader> {
         let (wire, _) = door.pipeline.login().await?;
-        Ok(Reader::new(wire, door).await?.0)
+        Reader::new(wire, door).await
     }
 
     /// Makes the copy of the slot. Says why, if the server refuses.
@@ -64,7 +67,7 @@ impl Reader {
     /// # Errors
     /// A broken connection.
     pub async fn copy_slot(&mut self) -> Result<std::result::Result<(), ServerError>> {
-        let copied = self.ask(&sql::copy_slot(self.slot(), &self.copy)).await?;
+        let copied = self.session.ask(&sql::copy_slot(self.slot(), &self.copy)).await?;
         Ok(copied.map(|_| ()))
     }
 
@@ -75,7 +78,7 @@ impl Reader {
     /// A gap, what the server says, or a broken connection.
     pub async fn follow(&mut self, other: &str, place: Lsn) -> Result<Lsn> {
         self.drop_copy().await?;
-        let copied = answer(self.ask(&sql::copy_slot(other, &self.copy)).await?)?;
+        let copied = answer(self.session.ask(&sql::copy_slot(other, &self.copy)).await?)?;
         let at: Lsn = parsed(only(&copied)?, 0)?;
         if at < place {
             self.skip_to(place).await?;
@@ -88,7 +91,7 @@ impl Reader {
     /// # Errors
     /// A gap, what the server says, or a broken connection.
     pub async fn skip_to(&mut self, place: Lsn) -> Result<()> {
-        let moved = self.ask(&sql::move_slot(&self.copy, place)).await?;
+        let moved = self.session.ask(&sql::move_slot(&self.copy, place)).await?;
         let gaps = [("55000", Code::SlotGap)];
         moved.map_err(|error| gap::failure(READING_IN_BULK, &error, &gaps))?;
         Ok(())
@@ -113,7 +116,7 @@ impl Reader {
     /// # Errors
     /// As `place`.
     pub async fn place_of(&mut self, copy: &str) -> Result<Place> {
-        let rows = answer(self.ask(&sql::slot_place(copy)).await?)?;
+        let rows = answer(self.session.ask(&sql::slot_place(copy)).await?)?;
         let place = only(&rows)?;
         let (confirmed, restart) = (parsed(place, 0)?, parsed(place, 1)?);
         Ok(Place { confirmed, restart, end: parsed(place, 2)? })
@@ -125,7 +128,7 @@ impl Reader {
     /// What the server says, or a broken connection.
     pub async fn move_slot(&mut self, durable: Lsn, gain: u64) -> Result<()> {
         let moving = sql::move_slot_behind(self.slot(), &self.copy, durable, gain);
-        let moved = self.ask(&moving).await?;
+        let moved = self.session.ask(&moving).await?;
         moved.map_err(|error| gap::failure("move the slot", &error, &gap::AT_THE_SLOT))?;
         Ok(())
     }
@@ -162,7 +165,7 @@ impl Reader {
     /// What the server says, or a broken connection.
     pub async fn part(mut self, durable: Lsn) -> Result<()> {
         self.move_slot(durable, self.door.above).await?;
-        let behind = self.ask(&sql::slot_is_behind(self.slot(), durable)).await?;
+        let behind = self.session.ask(&sql::slot_is_behind(self.slot(), durable)).await?;
         if answer(behind)?.is_empty() {
             return Ok(());
         }
@@ -186,15 +189,11 @@ impl Reader {
     }
 
     async fn drop_copy(&mut self) -> Result<()> {
-        answer(self.ask(&sql::drop_slot_if_there(&self.copy)).await?).map(|_| ())
+        answer(self.session.ask(&sql::drop_slot_if_there(&self.copy)).await?).map(|_| ())
     }
 
     /// The slot; also the name of the publication.
     fn slot(&self) -> &str {
         &self.door.pipeline.slot
-    }
-
-    async fn ask(&mut self, sql: &str) -> Result<std::result::Result<Rows, ServerError>> {
-        self.session.ask(sql).await
     }
 }

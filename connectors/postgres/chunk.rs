@@ -214,6 +214,7 @@ impl Opened {
                         rows.skip();
                     }
                 }
+                Given::Notice(_) => {}
                 Given::End(None) => return decoder.finish(),
                 Given::End(Some(error)) => return Err(table_error(&table.name, &error)),
             }

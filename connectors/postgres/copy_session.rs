@@ -14,7 +14,6 @@ use super::answers::{Rows, only, parsed};
 use super::config::Config;
 use super::connect::{self, ServerError};
 use super::frames::Frames;
-use super::gap;
 use super::source_sql as sql;
 use super::watchdog::Patience;
 use super::wire::{self, Wire};
@@ -24,7 +23,6 @@ use crate::error::Result;
 pub struct CopySession {
     wire: Wire,
     patience: Patience,
-    backend_pid: i32,
     /// The server's version, as 150003.
     version: i32,
 }
@@ -33,6 +31,8 @@ pub struct CopySession {
 pub enum Given {
     /// Rows.
     Rows(Frames),
+    /// The server has something to say, and goes on.
+    Notice(ServerError),
     /// The end; or the server refused to go on with it.
     End(Option<ServerError>),
 }
@@ -48,12 +48,12 @@ impl CopySession {
         let backend = only(&backend)?;
         let (backend_pid, version) = (parsed(backend, 0)?, parsed(backend, 1)?);
         let patience = Patience::new(config.clone(), backend_pid);
-        Ok(CopySession { wire, patience, backend_pid, version })
+        Ok(CopySession { wire, patience, version })
     }
 
     /// The number of the server's process.
     pub fn backend_pid(&self) -> i32 {
-        self.backend_pid
+        self.patience.backend_pid()
     }
 
     /// The server's version, as 150003.
@@ -112,7 +112,7 @@ impl CopySession {
     /// What the COPY gives out next.
     ///
     /// # Errors
-    /// As `ask`; `publication`, of which some servers only warn.
+    /// As `ask`.
     pub async fn given(&mut self) -> Result<Given> {
         let mut failed = None;
         loop {
@@ -132,8 +132,9 @@ impl CopySession {
                 | Message::CopyOutResponse(_)
                 | Message::CopyDone
                 | Message::CommandComplete(_) => {}
-                Message::NoticeResponse(body) => {
-                    gap::unless_noticed(&wire::server_error(&mut body.fields()))?;
+                // An error must not be forgotten for one.
+                Message::NoticeResponse(body) if failed.is_none() => {
+                    return Ok(Given::Notice(wire::server_error(&mut body.fields())));
                 }
                 Message::ErrorResponse(body) => {
                     failed = Some(wire::server_error(&mut body.fields()));

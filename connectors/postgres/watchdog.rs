@@ -147,6 +147,11 @@ impl Patience {
         Patience { config, backend_pid, silence: SILENCE, since: Instant::now(), asking: None }
     }
 
+    /// The number of the server's process.
+    pub fn backend_pid(&self) -> i32 {
+        self.backend_pid
+    }
+
     /// Waits for the server to say something, as long as it is at work for us.
     ///
     /// # Errors

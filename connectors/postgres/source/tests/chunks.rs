@@ -331,6 +331,11 @@ async fn what_a_reader_cannot_read_stops_its_table_only() {
     };
     assert_eq!(read(Some("v = 'x' -- all")).await, Ok(1));
     assert_eq!(read(Some("v = 'y'")).await, Ok(0));
+    // What a function of the user says is not about our publication, whatever its SQLSTATE.
+    let talking = "CREATE FUNCTION says() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN \
+                   RAISE NOTICE 'something' USING ERRCODE = '55000'; RETURN true; END $$";
+    fixture.run(talking).await;
+    assert_eq!(read(Some("public.says()")).await, Ok(1));
     assert_eq!(read(Some("v = = 1")).await, Err(Code::Configuration));
     assert_eq!(read(Some("v::int > 0")).await, Err(Code::Configuration));
     let two = "true)) TO STDOUT; COPY (SELECT * FROM t WHERE (true";
